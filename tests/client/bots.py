@@ -1,4 +1,4 @@
-"""A program with a KISClient, and its calls of KIS."""
+"""A program with a KISClient, and its calls to KIS."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Bot:
         return self.client.request("POST", ORDER_PATH, tr_id="TTTC0802U", json={"PDNO": "005930"}, timeout=timeout)
 
     def answer(self, path: str, response: Response, times: int = 1) -> None:
-        """Let KIS give this answer to the next calls of a path."""
+        """Let KIS give this answer to the next ``times`` calls of ``path``."""
         self.chain.kis.production.add_fault(Fault("answer", path, times, response))
 
     def sent(self, path: str) -> int:
-        """The number of calls of a path."""
+        """The number of calls to ``path``."""
         return sum(seen.path == path for seen in self.chain.kis.production.seen)
 
     @property

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def make_bot(chain: Chain) -> Iterator[Callable[..., Bot]]:
-    """A function that makes clients of the slot kis. Its arguments are inputs of the action."""
+    """A function that makes bots for the slot kis from inputs of the action."""
     made: list[Bot] = []
 
     def make(clock: TurnedClock | None = None, /, **inputs: str) -> Bot:
@@ -33,5 +33,5 @@ def make_bot(chain: Chain) -> Iterator[Callable[..., Bot]]:
 
 @pytest.fixture
 def bot(make_bot: Callable[..., Bot]) -> Bot:
-    """A client of an empty slot."""
+    """A bot for an empty slot."""
     return make_bot()

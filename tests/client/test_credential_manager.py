@@ -1,4 +1,4 @@
-"""The guide's store, on a real database: its names and return values, without the guide's defects."""
+"""The credential manager on a real database: it has the guide's names and return values, but not its defects."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def id_of(found: dict[str, object] | None) -> str | None:
 
 @pytest.mark.parametrize("env", [{}, {"SUPABASE_URL": "https://x.supabase.co"}, {"SUPABASE_SECRET_KEY": SERVICE_KEY}])
 def test_without_url_or_key_there_is_nothing(env: dict[str, str]) -> None:
-    """No request is made: the getters return None, and a save returns False."""
+    """Without URL or key, no request is made: the getters return None, and a save returns False."""
     manager, token = SupabaseCredentialManager(env=env), make_token()
 
     assert manager.is_available() is False
@@ -71,20 +71,20 @@ def test_without_url_or_key_there_is_nothing(env: dict[str, str]) -> None:
 
 
 def test_pull_request_of_a_fork_has_no_store() -> None:
-    """Secrets that GitHub withholds are not a configuration error of the caller."""
+    """If GitHub withholds the secrets, the manager is not available and raises no error."""
     manager = SupabaseCredentialManager(env={"GITHUB_ACTOR": "dependabot[bot]"})
     assert manager.is_available() is False
 
 
 def test_invalid_settings_are_raised() -> None:
-    """An invalid setting raises, and does not count as missing."""
+    """An invalid setting raises an error, and does not count as missing."""
     with pytest.raises(SettingsError) as caught:
         SupabaseCredentialManager("https://x.supabase.co/rest/v1", SERVICE_KEY, env={})
     assert caught.value.code == "invalid-supabase-url"
 
 
 def test_url_and_key_of_the_environment(supabase: PostgRESTStandIn, database: Database) -> None:
-    """Without arguments the environment's url and key are used; arguments take precedence."""
+    """Without arguments, the manager uses the environment's URL and key; arguments have precedence."""
     database.put("bot_token", "made-up", service="slack")
     env = {"SUPABASE_URL": supabase.url, "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY}
 
@@ -94,7 +94,7 @@ def test_url_and_key_of_the_environment(supabase: PostgRESTStandIn, database: Da
 
 
 def test_credentials_of_any_service(manager: SupabaseCredentialManager, database: Database) -> None:
-    """All active rows by type, of any type; no rows of other services, and no inactive ones."""
+    """get_credentials returns all active rows of a service by type, and no inactive rows or rows of other services."""
     database.put("bot_token", "made-up", service="slack")
     database.put("signing_secret", '한글 "quoted"', service="slack")
     database.put("old_token", "inactive", service="slack", active=False)
@@ -106,7 +106,7 @@ def test_credentials_of_any_service(manager: SupabaseCredentialManager, database
 
 
 def test_sealed_credentials_are_opened(supabase: PostgRESTStandIn, database: Database) -> None:
-    """With the encryption key, sealed values can be read, and so can plain ones of other types."""
+    """With the encryption key, the manager reads sealed values, and plain values of types other than keys and token."""
     manager = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env=SEALING)
     database.put("bot_token", seal("made-up", "slack", "bot_token"), service="slack")
     database.put("channel", "#trades", service="slack")
@@ -118,7 +118,7 @@ def test_sealed_credentials_are_opened(supabase: PostgRESTStandIn, database: Dat
 def test_sealing_that_is_not_as_the_settings_say(
     supabase: PostgRESTStandIn, database: Database, env: dict[str, str], code: str
 ) -> None:
-    """A sealed key without an encryption key, and a plain one with it, raise TokenError."""
+    """A sealed app key raises TokenError without an encryption key, and a plain app key raises it with one."""
     database.put_keys()
     if not env:
         database.put("app_key", seal(APP_KEY.key, "kis", "app_key"))
@@ -131,7 +131,7 @@ def test_sealing_that_is_not_as_the_settings_say(
 
 
 def test_keys_of_kis(manager: SupabaseCredentialManager, database: Database) -> None:
-    """Both values are returned or neither, without blanks around them."""
+    """get_kis_credentials returns key and secret without blanks around them, or None if one of them is missing."""
     database.put("app_key", f" {APP_KEY.key}\n")
     assert manager.get_kis_credentials() is None
     database.put("app_secret", APP_KEY.secret)
@@ -143,7 +143,7 @@ def test_keys_of_kis(manager: SupabaseCredentialManager, database: Database) -> 
 
 
 def test_paper_and_named_slots(supabase: PostgRESTStandIn, database: Database) -> None:
-    """The methods about KIS are for the slot of the environment."""
+    """The methods for KIS use the slot that the environment names."""
     paper, named = make_token(), make_token()
     database.put_token(paper, service="kis-paper")
     database.put_token(named, service="kis-second")
@@ -158,7 +158,7 @@ def test_paper_and_named_slots(supabase: PostgRESTStandIn, database: Database) -
 def test_tokens_valid_or_expired(
     manager: SupabaseCredentialManager, database: Database, left: timedelta, *, is_valid: bool
 ) -> None:
-    """get_kis_token returns valid and expired tokens; get_kis_valid_token only valid ones."""
+    """get_kis_token returns valid and expired tokens; get_kis_valid_token returns only valid tokens."""
     token = make_token(left=left, age=20 * HOUR)
     database.put_token(token)
 
@@ -172,7 +172,7 @@ def test_tokens_valid_or_expired(
 
 
 def guide_json(token: Token, **members: object) -> str:
-    """A row as the guide's code writes it: times without a zone, of a machine in Korea."""
+    """A row as the guide's code writes it, with Korea times that have no zone."""
     times = {
         name: time.astimezone(KST).replace(tzinfo=None).isoformat()
         for name, time in (("expires_at", token.expires_at), ("issued_at", token.issued_at))
@@ -181,7 +181,7 @@ def guide_json(token: Token, **members: object) -> str:
 
 
 def test_column_wins_over_the_json(manager: SupabaseCredentialManager, database: Database) -> None:
-    """The guide's getters use the column; without it the JSON, whose times without a zone are Korea's."""
+    """The getters use the end in the column. If the column is empty, the JSON's Korea times are used."""
     token, column = make_token(left=5 * HOUR), utc_now() + 2 * HOUR
     database.put("access_token", guide_json(token, note="kept"), column)
     with_column = manager.get_kis_token()
@@ -198,7 +198,7 @@ def test_column_wins_over_the_json(manager: SupabaseCredentialManager, database:
 
 
 def test_column_that_promises_too_much_is_not_believed(manager: SupabaseCredentialManager, database: Database) -> None:
-    """Korea time written as UTC makes an expired token look valid for nine hours: it is not returned."""
+    """If Korea time was written as UTC, an expired token looks valid for nine hours; it is still not returned."""
     token = make_token(left=-HOUR, age=25 * HOUR)
     database.put("access_token", guide_json(token), token.expires_at + 9 * HOUR)
 
@@ -209,7 +209,7 @@ def test_column_that_promises_too_much_is_not_believed(manager: SupabaseCredenti
 def test_validity_is_judged_by_the_database(
     supabase: PostgRESTStandIn, manager: SupabaseCredentialManager, database: Database, *, is_dated: bool
 ) -> None:
-    """The database compares the times, so the answer needs no Date, and this machine's clock is not used."""
+    """The database compares the times, so the manager needs no Date and does not use this machine's clock."""
     supabase.server.send_date = is_dated
     database.put_token(make_token(left=-timedelta(seconds=2), age=24 * HOUR))
     assert manager.get_kis_valid_token() is None
@@ -227,7 +227,7 @@ def test_broken_json_counts_as_absent(manager: SupabaseCredentialManager, databa
 
 
 def test_saved_token_is_found_again(manager: SupabaseCredentialManager, database: Database) -> None:
-    """A save makes the row, or replaces it; the getters return it then."""
+    """A save makes or replaces the row, and the getters then return the saved token."""
     tokens = [make_token(left=5 * HOUR), make_token(left=6 * HOUR)]
     for token in tokens:
         assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
@@ -238,7 +238,7 @@ def test_saved_token_is_found_again(manager: SupabaseCredentialManager, database
 
 
 def test_naive_times_are_korea_s(manager: SupabaseCredentialManager, database: Database) -> None:
-    """The guide's code passes KIS's times: Korea's, without a zone."""
+    """Times without a zone, as the guide's code passes them, are saved as Korea times."""
     end = (utc_now() + 5 * HOUR).replace(microsecond=0)
     naive = end.astimezone(KST).replace(tzinfo=None)
 
@@ -261,7 +261,7 @@ def test_older_token_never_replaces_a_newer(manager: SupabaseCredentialManager, 
 
 
 def test_saved_token_is_sealed(supabase: PostgRESTStandIn, database: Database) -> None:
-    """With an encryption key no plain value is stored."""
+    """With an encryption key, a save stores the token sealed."""
     manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env=SEALING), make_token()
 
     assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
@@ -272,14 +272,14 @@ def test_saved_token_is_sealed(supabase: PostgRESTStandIn, database: Database) -
 
 @pytest.mark.parametrize("value", ["", "short", "a token with blanks in it, and long enough"])
 def test_invalid_token_is_not_saved(manager: SupabaseCredentialManager, database: Database, value: str) -> None:
-    """A value that is not a token is not saved: every caller would issue a new one."""
+    """A value that is not a token is not saved, because every caller would then issue a token."""
     with pytest.raises(TokenError):
         manager.save_kis_token(value, utc_now() + HOUR, utc_now())
     assert database.row() == {}
 
 
 def test_expired_token_is_not_saved(manager: SupabaseCredentialManager, database: Database) -> None:
-    """An expired token is not saved: no caller could use it."""
+    """An expired token is not saved, because no caller could use it."""
     token = make_token(left=-MINUTE, age=24 * HOUR)
     with pytest.raises(TokenError):
         manager.save_kis_token(token.value, token.expires_at, token.issued_at)
@@ -287,7 +287,7 @@ def test_expired_token_is_not_saved(manager: SupabaseCredentialManager, database
 
 
 def test_outage_returns_none_and_is_logged(supabase: PostgRESTStandIn, caplog: pytest.LogCaptureFixture) -> None:
-    """In an outage the getters return None, so the caller continues with its own sources; the log has the reason."""
+    """In an outage, the getters return None and a save returns False; the log has the reason."""
     manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}, clock=TurnedClock()), make_token()
     supabase.server.add_fault(Fault("answer", times=999, response=html_response(503)))
     with caplog.at_level(logging.WARNING, "kis_token"):
@@ -305,7 +305,7 @@ def test_outage_returns_none_and_is_logged(supabase: PostgRESTStandIn, caplog: p
 def test_a_call_that_fails_once_is_repeated(
     supabase: PostgRESTStandIn, database: Database, kind: FaultKind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A brief failure costs a pause. Without the repetition, the guide's clients would issue their own token."""
+    """A call that fails once is repeated after a pause, because the guide's clients would otherwise issue a token."""
     manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}, clock=TurnedClock()), make_token()
     supabase.server.add_fault(Fault(kind, "/rest/v1/rpc/save_token"))
     assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
@@ -319,7 +319,7 @@ def test_a_call_that_fails_once_is_repeated(
 
 
 def test_configuration_error_is_raised(supabase: PostgRESTStandIn) -> None:
-    """A key of another project raises. If it did not, the project would look like an empty table for ever."""
+    """A key of another project raises an error. If the getters returned None, the caller would see an empty table."""
     manager = SupabaseCredentialManager(supabase.url, "sb_secret_of-another-project-0123456789", env={})
     with pytest.raises(StoreMisconfigured) as caught:
         manager.get_kis_token()
@@ -353,7 +353,7 @@ def test_one_manager_for_all() -> None:
     assert get_supabase_manager() is get_supabase_manager()
 
 
-#: Code as the guide shows it, in its own program.
+#: Code that uses the guide's names, as a separate program.
 GUIDE = """
 from datetime import datetime, timedelta
 from kis_token import (
@@ -376,7 +376,7 @@ assert get_supabase_manager().get_credentials("slack") == {"bot_token": "made-up
 
 
 def test_code_written_against_the_guide(supabase: PostgRESTStandIn, database: Database) -> None:
-    """The names can be imported from the package and work with only the environment."""
+    """The guide's names can be imported from the package, and need only the environment's variables."""
     database.put("app_key", ACCOUNT.app_key)
     database.put("app_secret", ACCOUNT.app_secret)
     database.put("bot_token", "made-up", service="slack")

@@ -38,7 +38,7 @@ HELD_BACK = "held-back"
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Do not log calls: a log file's own lock, if another thread holds it, outlasts a fork in Python itself."""
+    """Do not log calls: if another thread holds the lock of a log file at a fork, the child could wait for ever."""
     logger = logging.getLogger("urllib3")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -47,7 +47,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Echo:
-    """A KIS that answers with the caller's number, and holds back one call until it is released."""
+    """A KIS that answers with the number in the call, and that holds back one call until ``opened`` is set."""
 
     def __init__(self) -> None:
         self.arrived, self.opened = threading.Event(), threading.Event()
@@ -63,7 +63,7 @@ class Echo:
 
 @pytest.fixture
 def echo() -> Echo:
-    """Answer with the number of the call."""
+    """A KIS that answers with the number in the call."""
     return Echo()
 
 
@@ -82,7 +82,10 @@ with LoopbackServer(answer, tls=make_certificate(Path(sys.argv[1]))[1]) as serve
 
 @contextmanager
 def apart(folder: Path) -> Iterator[str]:
-    """The address of such a KIS with TLS, in its own process: OpenSSL has locks that outlast a fork."""
+    """The address of a KIS with TLS that answers with the number in the call.
+
+    The KIS runs in its own process, because a fork would copy locks of OpenSSL that a thread holds.
+    """
     command = [sys.executable, "-c", SERVER, str(folder)]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
@@ -121,19 +124,19 @@ def client(
 
 
 def ask(client: KISClient, number: str) -> str:
-    """The number in the answer to a call with this number."""
+    """Make a call with ``number``; return the number in the answer."""
     answer = client.request("GET", "/uapi/x", tr_id="x", params={"number": number})
     return str(answer.json()["number"])
 
 
 def all_its_own(client: KISClient, name: str, calls: int = 15) -> bool:
-    """Whether this many calls get the answers to these very calls."""
+    """Whether each of ``calls`` calls gets its own answer."""
     return all(ask(client, f"{name}-{index}") == f"{name}-{index}" for index in range(calls))
 
 
 @contextmanager
 def calling(client: KISClient, threads: int = 3) -> Iterator[list[bool]]:
-    """Run threads that call during the block. Afterwards the result shows whether each call got its own answer."""
+    """Run threads that call KIS during the block. The yielded list shows whether each call got its own answer."""
     ended, results = threading.Event(), list[bool]()
 
     def run(name: str) -> None:
@@ -152,11 +155,11 @@ def calling(client: KISClient, threads: int = 3) -> Iterator[list[bool]]:
 
 @in_rounds(3, 6)
 def test_a_child_never_gets_another_process_s_answer(client: KISClient, rounds: int) -> None:
-    """Parent and children call at once, in threads, over many forks: each gets the answers to its own calls."""
+    """If parent and children call at the same time in several threads, each process gets its own answers."""
 
     def child() -> bool:
         with ThreadPoolExecutor(2) as pool:
-            return all(pool.map(lambda name: all_its_own(client, name), ("a", "b")))  # each in a thread
+            return all(pool.map(lambda name: all_its_own(client, name), ("a", "b")))  # each call in a thread
 
     with calling(client) as results:
         for _ in range(rounds):
@@ -173,7 +176,7 @@ def _work(client: KISClient, name: str, answers: Any) -> None:  # noqa: ANN401 -
 
 
 def test_children_of_multiprocessing(client: KISClient) -> None:
-    """Multiprocessing's children, which inherit the client, get the answers to their own calls."""
+    """Children that multiprocessing forks inherit the client, and get the answers to their own calls."""
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     children = [context.Process(target=_work, args=(client, f"{number}", answers)) for number in range(4)]
@@ -187,7 +190,7 @@ def test_children_of_multiprocessing(client: KISClient) -> None:
 
 
 def test_a_grandchild(client: KISClient) -> None:
-    """A child that has called, its own child, and the parent each have their own connections."""
+    """A parent, its child and the child of that child each have their own connections."""
 
     def child() -> list[bool]:
         before = all_its_own(client, "child")
@@ -200,7 +203,7 @@ def test_a_grandchild(client: KISClient) -> None:
 
 
 def test_a_fork_in_the_middle_of_another_thread_s_call(plain_client: KISClient, echo: Echo) -> None:
-    """The child's call is answered while the parent's is still waiting, and each gets its own answer."""
+    """A child's call is answered while a call of the parent still waits, and each gets its own answer."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ask, plain_client, HELD_BACK)
         assert echo.arrived.wait(30)
@@ -211,7 +214,7 @@ def test_a_fork_in_the_middle_of_another_thread_s_call(plain_client: KISClient, 
 
 
 def test_a_client_closed_in_the_child(client: KISClient) -> None:
-    """If a child closes its client, the parent's connections stay open, and the child may call again."""
+    """If a child closes the client, the parent's connections stay open, and the child may call again."""
 
     def child() -> bool:
         client.close()
@@ -228,7 +231,7 @@ def test_a_client_closed_in_the_child(client: KISClient) -> None:
 
 
 def test_a_child_keeps_the_token(chain: Chain) -> None:
-    """A child with its parent's token asks neither the store nor KIS for a token."""
+    """A child uses the token of its parent, without a request to the store or to KIS."""
     with KISClient(chain.settings()) as client:
         token_id = fingerprint(client.access_token)
         asked = len(chain.store_calls)
@@ -238,7 +241,10 @@ def test_a_child_keeps_the_token(chain: Chain) -> None:
 
 @pytest.mark.parametrize("has_token", [True, False], ids=["a stale token", "no token"])
 def test_a_child_forked_while_a_thread_renews(chain: Chain, *, has_token: bool) -> None:
-    """With a stale token a child continues; without one it gets the token of the parent's renewal. KIS issues once."""
+    """During a renewal in the parent, a child uses a stale token, and waits for the new token if it has none.
+
+    KIS is called once.
+    """
     if has_token:
         chain.database.put_token(stale_token())
     with KISClient(chain.settings(cache_path="off")) as client, ThreadPoolExecutor(1) as pool:
@@ -255,7 +261,7 @@ def test_a_child_forked_while_a_thread_renews(chain: Chain, *, has_token: bool) 
 
 
 def test_a_child_has_failures_of_its_own(chain: Chain) -> None:
-    """A renewal that fails in the parent is not an error in the child, which renews by itself."""
+    """If a renewal fails in the parent, the child does not get this error, and makes a renewal of its own."""
     chain.database.put_token(expired_token())
     chain.refuse_issue("EGW00201")
     with KISClient(chain.settings(cache_path="off"), clock=TurnedClock()) as client:
@@ -267,7 +273,7 @@ def test_a_child_has_failures_of_its_own(chain: Chain) -> None:
 
 
 def test_the_manager_and_its_functions(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manager made before a fork serves parent and children; the child reads a value that the parent stores."""
+    """A manager that was made before a fork works in the parent, in the child and in the child of the child."""
     for name, value in chain.variables.items():
         monkeypatch.setenv(name, value)
     manager.get_supabase_manager.cache_clear()

@@ -1,4 +1,4 @@
-"""The package's public surface: its names, its costs, and the fast path to a token."""
+"""The package's public names, the modules that an import loads, and the fast path to a token."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ EXPENSIVE = ("requests", "supabase", "httpx", "cryptography", "filelock", "actio
 
 
 def declared() -> dict[str, str]:
-    """The names that type checkers see, and their modules."""
+    """The names that type checkers see, each with its module."""
     block = next(node for node in ast.parse(SOURCE.read_text(encoding="utf-8")).body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     return {alias.name: node.module or "" for node in imports for alias in node.names}
 
 
 def test_names_are_those_of_the_type_checkers() -> None:
-    """The list, the declarations and the objects agree, in order."""
+    """``__all__``, the declarations for type checkers and the objects agree, in order."""
     assert list(kis_token.__all__) == sorted(declared())
     for name, module in declared().items():
         assert getattr(kis_token, name) is getattr(importlib.import_module(module), name)
@@ -42,7 +42,7 @@ def test_names_are_those_of_the_type_checkers() -> None:
 
 
 def test_errors_that_a_caller_can_meet_are_public() -> None:
-    """Every error is public except internal ones and those of the action and the command."""
+    """Every error class is public, except internal ones and those of the action and the command."""
     tree = {name for name, value in vars(errors).items() if isinstance(value, type)}
     assert tree - set(kis_token.__all__) == {"AppKeyChanged", "CacheError", "EnvironmentFault"}
 
@@ -50,11 +50,11 @@ def test_errors_that_a_caller_can_meet_are_public() -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     """An unknown name raises AttributeError, as in any module."""
     with pytest.raises(AttributeError, match="no_such_name"):
-        getattr(kis_token, "no_such_name")  # noqa: B009 - a type checker would see through the attribute
+        getattr(kis_token, "no_such_name")  # noqa: B009 - a type checker would report the attribute
 
 
 def loaded_after(program: str, **env: str) -> list[str]:
-    """The expensive modules, and this package's, that a program has loaded."""
+    """The modules that a program has loaded: those of this package, and the expensive ones."""
     report = "\nimport sys; print([n for n in sys.modules if n.startswith('kis_token.') or n in sys.argv[1:]])"
     done = subprocess.run(
         [sys.executable, "-", *EXPENSIVE],
@@ -72,13 +72,13 @@ def loaded_after(program: str, **env: str) -> list[str]:
 
 @pytest.mark.usefixtures("child_processes")
 def test_importing_costs_nothing() -> None:
-    """Before a name is used, no module of this package and no expensive one is loaded; an error costs one module."""
+    """An import of the package loads no module of it and no expensive module; an error class loads one module."""
     assert loaded_after("import kis_token") == []
     assert loaded_after("from kis_token import StoreOutage") == ["kis_token.errors"]
 
 
 def test_warm_token_is_cheap(chain: Chain) -> None:
-    """A fresh stored token is read with the standard library."""
+    """If the stored token is fresh, get_token loads no expensive module and makes one read."""
     chain.database.put_token(make_token())
     chain.supabase.server.forget()
 
@@ -91,7 +91,7 @@ def test_warm_token_is_cheap(chain: Chain) -> None:
 
 @pytest.mark.parametrize("sealing", [{}, {"KIS_TOKEN_ENCRYPTION_KEY": ENCRYPTION_KEY}], ids=["plain", "sealed"])
 def test_token_is_issued_on_an_empty_slot(chain: Chain, sealing: dict[str, str]) -> None:
-    """get_token issues a token by the whole chain; the second call finds the token that the first has stored."""
+    """On an empty slot, get_token issues a token and stores it; a second call uses the stored token."""
     tokens = [get_token(chain.variables | sealing) for _ in range(2)]
 
     assert tokens[0].token_id == tokens[1].token_id
@@ -100,7 +100,7 @@ def test_token_is_issued_on_an_empty_slot(chain: Chain, sealing: dict[str, str])
 
 
 def test_outage_is_logged_and_the_cached_token_used(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    """A valid cached token comes with a warning, not with an error."""
+    """In an outage, get_token returns a valid cached token and logs a warning."""
     token = get_token(chain.variables)
     chain.supabase.stop()
 
@@ -111,7 +111,7 @@ def test_outage_is_logged_and_the_cached_token_used(chain: Chain, caplog: pytest
 
 
 def test_wait_is_logged(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    """A caller that waits for another's lease logs the reason, and raises an error at the end of its time."""
+    """A caller that waits for another caller's lease logs the reason, and raises an error at its deadline."""
     chain.database.put_keys()
     caller = {"service": "kis", "label": "another bot", "min_remaining": 10 * MINUTE}
     ids = {"holder": "6f3e0f8e-6c5f-4f0c-9d0b-000000000001", "app_key_id": "0" * 16, "credential_id": "0" * 16}
@@ -144,7 +144,7 @@ def test_program_of_the_page(chain: Chain) -> None:
 
 
 def test_environment_of_the_process(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an argument the process's own variables are used."""
+    """Without an argument, get_token uses the variables of the process."""
     for name, value in chain.variables.items():
         monkeypatch.setenv(name, value)
     assert fingerprint(get_token().value) == chain.database.stored_id()

@@ -1,4 +1,4 @@
-"""Code of the guide's kind: its calls, attributes and subclasses work on this package's classes without a change."""
+"""Code that was written for the guide works unchanged with this package's classes: calls, attributes, subclasses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ORDER_PATH = "/uapi/domestic-stock/v1/trading/order-cash"
 
 
 class RecordingKIS(LoopbackServer):
-    """A KIS that accepts every call, and records it."""
+    """A KIS that accepts and records every call."""
 
     def __init__(self) -> None:
         super().__init__(self.take)
@@ -47,14 +47,14 @@ class RecordingKIS(LoopbackServer):
 
 @pytest.fixture
 def recording() -> Iterator[RecordingKIS]:
-    """A server that shows the client's requests."""
+    """A server that records the client's requests."""
     with RecordingKIS() as server:
         yield server
 
 
 @pytest.fixture
 def client(chain: Chain, recording: RecordingKIS) -> Iterator[KISClient]:
-    """A client of a slot with a token."""
+    """A client for a slot with a token."""
     chain.database.put_token(make_token())
     with KISClient(chain.settings(base_url=recording.url), clock=chain.clock()) as client:
         yield client
@@ -62,14 +62,14 @@ def client(chain: Chain, recording: RecordingKIS) -> Iterator[KISClient]:
 
 @pytest.mark.parametrize("name", ["tr_id", "TR_ID", "Tr_Id"])
 def test_tr_id_among_the_headers(recording: RecordingKIS, client: KISClient, name: str) -> None:
-    """A call with its tr_id in the headers, in any case, is the same call."""
+    """A call may have its tr_id in the headers, in upper or lower case."""
     answer = client.request("GET", PRICE_PATH, headers={name: PRICE_TR_ID}, params=QUOTE)
     assert answer.status_code == 200
     assert recording.asked[-1].headers["tr_id"] == PRICE_TR_ID
 
 
 def test_headers_of_one_s_own(recording: RecordingKIS, client: KISClient) -> None:
-    """If guide code builds all headers itself, the client replaces token and keys, and keeps custtype."""
+    """If a call passes all headers, the client replaces token and keys, and keeps custtype."""
     headers = {
         "Content-Type": "application/json",
         "Authorization": "Bearer old",
@@ -85,13 +85,13 @@ def test_headers_of_one_s_own(recording: RecordingKIS, client: KISClient) -> Non
 
 
 def test_argument_wins_over_the_header(recording: RecordingKIS, client: KISClient) -> None:
-    """If tr_id is given twice, the argument counts."""
+    """If tr_id is an argument and a header, the argument is used."""
     client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, headers={"tr_id": "other"}, params=QUOTE)
     assert recording.asked[-1].headers["tr_id"] == PRICE_TR_ID
 
 
 def test_call_without_a_tr_id_is_an_error(recording: RecordingKIS, client: KISClient) -> None:
-    """A call without tr_id raises a TypeError that names it, before anything is sent."""
+    """A call without tr_id raises a TypeError that names tr_id, and nothing is sent."""
     for headers in (None, {}, {"custtype": "P"}):
         with pytest.raises(TypeError, match="tr_id"):
             client.request("GET", PRICE_PATH, headers=headers)
@@ -107,7 +107,10 @@ def test_body_as_text(recording: RecordingKIS, client: KISClient, body: str | by
 
 
 def test_body_that_would_be_a_form_is_refused(client: KISClient) -> None:
-    """KIS accepts only JSON, so a mapping as ``data``, which would be a form, is refused, and so are two bodies."""
+    """A mapping as ``data`` is refused, because it would be sent as a form, and KIS accepts only JSON.
+
+    A call with two bodies is refused too.
+    """
     for bodies in ({"data": {"PDNO": "1"}}, {"data": "{}", "json": {}}):
         with pytest.raises(TypeError):
             client.request("POST", ORDER_PATH, tr_id="TTTC0802U", **bodies)
@@ -115,7 +118,7 @@ def test_body_that_would_be_a_form_is_refused(client: KISClient) -> None:
 
 @pytest.mark.parametrize("is_positional", [True, False])
 def test_retry_can_be_turned_off(chain: Chain, *, is_positional: bool) -> None:
-    """With ``_retry=False``, also as a positional argument, the rejection is the answer, and no token is issued."""
+    """With ``_retry=False``, positional or by name, a rejection is returned as the answer, and no token is issued."""
     chain.kis.production.add_fault(Fault("answer", PRICE_PATH, 9, error_response("EGW00123", PRICE_PATH)))
     chain.database.put_token(make_token())
     client, headers = KISClient(chain.settings(), clock=chain.clock()), {"tr_id": PRICE_TR_ID}
@@ -129,7 +132,7 @@ def test_retry_can_be_turned_off(chain: Chain, *, is_positional: bool) -> None:
 
 
 class GuideClient(KISClient):
-    """A subclass that wraps request and calls the guide's methods itself."""
+    """A subclass that overrides request and calls the guide's private methods."""
 
     def request(self, method: str, path: str, _retry: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001, FBT002 - the guide's signature
         """Call the API as the guide's code does."""
@@ -140,7 +143,7 @@ class GuideClient(KISClient):
         """Renew if the limit allows it."""
         try:
             if not self._can_refresh_token():
-                raise TokenRefreshLimitError("24시간 내 재발급 불가")  # noqa: TRY301 - as the guide has it
+                raise TokenRefreshLimitError("24시간 내 재발급 불가")  # noqa: TRY301 - as in the guide's code
             self._refresh_token()
         except TokenRefreshLimitError as error:
             return f"{error}"
@@ -148,7 +151,7 @@ class GuideClient(KISClient):
 
 
 def test_subclass_of_the_client(chain: Chain) -> None:
-    """The guide's method names exist, and its error can be raised with only a text."""
+    """The guide's private methods exist, and code can raise the guide's error with only a text."""
     chain.database.put_token(make_token(age=2 * HOUR))
     with GuideClient(chain.settings(), clock=chain.clock()) as client:
         client.request("GET", PRICE_PATH, headers={"tr_id": PRICE_TR_ID}, params=QUOTE)
@@ -164,14 +167,14 @@ def test_subclass_of_the_client(chain: Chain) -> None:
 
 
 def test_attributes_of_the_client(chain: Chain, client: KISClient) -> None:
-    """The guide's attributes have their values; both times have a zone."""
+    """The client has the guide's attributes; the two times have a zone."""
     is_ours = (client.app_key, client.app_secret) == (APP_KEY.key, APP_KEY.secret)
     assert (is_ours, fingerprint(client.access_token)) == (True, chain.database.stored_id())
     assert client.token_issued_at < datetime.now(timezone.utc) < client.token_expires_at
 
 
 class GuideManager(SupabaseCredentialManager):
-    """A subclass with a query of its own, on the manager's url, key and client."""
+    """A subclass with a query of its own, which uses the manager's client."""
 
     def count(self, service_name: str) -> int | None:
         """The number of a service's active rows."""
@@ -183,7 +186,7 @@ class GuideManager(SupabaseCredentialManager):
 
 
 def test_subclass_of_the_manager(supabase: PostgRESTStandIn, database: Database) -> None:
-    """``url`` and ``key`` exist, and the lazy client, which is made once, calls the project."""
+    """The manager has ``url`` and ``key``; its client is made once, at first use, and can query the project."""
     database.put("bot_token", "made-up", service="slack")
     manager = GuideManager(supabase.url, SERVICE_KEY, env={})
     assert (manager.url, manager.key == SERVICE_KEY, manager._client) == (supabase.url, True, None)
@@ -197,7 +200,7 @@ def test_subclass_of_the_manager(supabase: PostgRESTStandIn, database: Database)
     ids=["", "url", "key"],
 )
 def test_manager_without_a_store(env: dict[str, str]) -> None:
-    """Without a store, url and key are those that are known, and the client is None."""
+    """If URL or key is missing, the attribute of the missing value is None, and the client is None."""
     manager = GuideManager(env=env)
     assert (manager.url, manager.key) == (env.get("SUPABASE_URL"), env.get("SUPABASE_SECRET_KEY"))
     assert (manager.is_available(), manager._get_client(), manager.count("slack")) == (False, None, None)
@@ -224,7 +227,7 @@ class OtherSettings(SupabaseCredentialManager):
 def test_subclass_that_sets_url_and_key(
     supabase: PostgRESTStandIn, database: Database, monkeypatch: pytest.MonkeyPatch, kind: type[OwnSettings]
 ) -> None:
-    """All methods use the present attributes: quotes around them are removed, and None means no store."""
+    """All methods use the current ``url`` and ``key``, without quotes around them. None means no store."""
     for name in ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
     token = make_token()
@@ -240,7 +243,7 @@ def test_subclass_that_sets_url_and_key(
 
 
 def test_names_of_the_guide_s_arguments(supabase: PostgRESTStandIn, database: Database) -> None:
-    """Every argument can be given by the guide's name."""
+    """Every argument of the manager's methods has the guide's name."""
     manager, token = GuideManager(supabase.url, SERVICE_KEY, env={}), make_token()
     is_saved = manager.save_kis_token(access_token=token.value, expires_at=token.expires_at, issued_at=token.issued_at)
     assert is_saved is True
@@ -249,7 +252,7 @@ def test_names_of_the_guide_s_arguments(supabase: PostgRESTStandIn, database: Da
 
 
 def test_two_lines_for_times_with_a_zone(chain: Chain) -> None:
-    """The lines of docs/migrating.md work on a row of this project; the lines for times without a zone do not."""
+    """The lines of docs/migrating.md work with a row of this project; lines for times without a zone raise an error."""
     page = (CHECKOUT / "docs" / "migrating.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(from datetime import .*?)```", page, re.DOTALL)
     lines: dict[str, Any] = {}
@@ -263,12 +266,12 @@ def test_two_lines_for_times_with_a_zone(chain: Chain) -> None:
     ) * 3
     assert lines["can_refresh"](utc_now() - timedelta(hours=23))
     with pytest.raises(TypeError):
-        assert datetime.now() > end  # noqa: DTZ005 - the line that has to change
+        assert datetime.now() > end  # noqa: DTZ005 - the line that docs/migrating.md replaces
     assert len(re.findall(r"# was: ", block)) == 2
 
 
 def test_error_of_the_guide_is_one_of_ours() -> None:
-    """With only a text, the error has the code and the remedy of a token that is too young."""
+    """TokenRefreshLimitError with only a text has the code token-too-young."""
     error = TokenRefreshLimitError("made up")
     assert isinstance(error, KisTokenError)
     assert (error.brief, error.retryable) == ("made up [token-too-young]", False)

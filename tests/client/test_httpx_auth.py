@@ -1,4 +1,4 @@
-"""KISAuth with real httpx clients, sync and async, through the whole chain."""
+"""KISAuth in real httpx clients, sync and async, with the whole chain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOGETHER = 10
 
 
 class HeldClock(TurnedClock):
-    """A clock that keeps its first caller, a renewal, until the test releases it."""
+    """A clock that blocks its first caller, a renewal, until the test sets ``released``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class HeldClock(TurnedClock):
         self.released = threading.Event()
 
     def monotonic(self) -> float:
-        """Seconds, after the release."""
+        """Wait for ``released``; return the seconds."""
         self.reached.set()
         assert self.released.wait(60), "the event loop waited for a renewal"
         return super().monotonic()
@@ -82,11 +82,11 @@ class Program:
         self.chain.kis.kill_tokens(ACCOUNT.app_key)
 
     def answer(self, path: str, response: Response, times: int = 1) -> None:
-        """Let KIS give this answer to the next calls of a path."""
+        """Let KIS give this answer to the next ``times`` calls of ``path``."""
         self.chain.kis.production.add_fault(Fault("answer", path, times, response))
 
     def sent(self, path: str = PRICE_PATH) -> int:
-        """The number of calls of a path."""
+        """The number of calls to ``path``."""
         return sum(seen.path == path for seen in self.chain.kis.production.seen)
 
 
@@ -102,7 +102,7 @@ def is_quote(answer: httpx.Response) -> bool:
 
 @pytest.fixture
 def make_program(chain: Chain) -> Callable[..., Program]:
-    """Makes programs of the slot kis. Their settings are inputs of the action."""
+    """A function that makes programs for the slot kis from inputs of the action."""
 
     def make(clock: TurnedClock | None = None, /, **inputs: str) -> Program:
         clock = clock or chain.clock()
@@ -113,13 +113,13 @@ def make_program(chain: Chain) -> Callable[..., Program]:
 
 @pytest.fixture
 def program(make_program: Callable[..., Program]) -> Program:
-    """A program of an empty slot."""
+    """A program for an empty slot."""
     return make_program()
 
 
 @pytest.fixture
 def heard() -> Iterator[tuple[LoopbackServer, list[Request]]]:
-    """A server in KIS's place, and the requests that it accepted."""
+    """A server that acts as KIS, and the requests that it has accepted."""
     requests: list[Request] = []
 
     def accept(request: Request) -> Response:
@@ -132,7 +132,7 @@ def heard() -> Iterator[tuple[LoopbackServer, list[Request]]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_request_issues_and_later_ones_do_not(program: Program, kind: str) -> None:
-    """On an empty slot one token is issued; then neither KIS nor the store is asked for one again."""
+    """On an empty slot, the first request issues a token; later requests do not call tokenP or the store."""
     program.kind = kind
     assert is_quote(program.quote())
     asked = len(program.chain.store_calls)
@@ -146,7 +146,7 @@ def test_first_request_issues_and_later_ones_do_not(program: Program, kind: str)
 def test_headers_are_filled_in(
     program: Program, make_program: Callable[..., Program], heard: tuple[LoopbackServer, list[Request]]
 ) -> None:
-    """Token and keys replace given ones, content-type and custtype are added, and other headers stay."""
+    """KISAuth replaces given tokens and keys, adds missing content-type and custtype, and keeps the other headers."""
     assert is_quote(program.quote())
     server, requests = heard
     other = make_program(base_url=server.url)
@@ -167,7 +167,7 @@ def test_headers_are_filled_in(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("code", "status"), [*zip(sorted(TOKEN_CODES), (200, 401, 500), strict=True)])
 def test_rejected_token_is_replaced(program: Program, kind: str, code: str, status: int) -> None:
-    """If KIS rejects the token, with any status, another one is issued and the request is sent again, once."""
+    """If KIS rejects the token, with any HTTP status, a token is issued and the request is sent again, once."""
     program.kind = kind
     assert is_quote(program.quote())
     program.reject()
@@ -179,7 +179,7 @@ def test_rejected_token_is_replaced(program: Program, kind: str, code: str, stat
 
 
 def test_newer_stored_token_is_taken(program: Program) -> None:
-    """If another caller has renewed the rejected token, the new one is used without KIS."""
+    """If another caller has renewed the rejected token, the new token is used without a tokenP call."""
     assert is_quote(program.quote())
     program.reject()
     program.chain.resolve(program.clock, mode="force", cache_path="off")
@@ -191,7 +191,7 @@ def test_newer_stored_token_is_taken(program: Program) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_second_refusal_is_the_answer(program: Program, kind: str) -> None:
-    """A request is sent again only once; the second answer is returned."""
+    """A request is sent again only once. If KIS rejects the second token too, that answer is returned."""
     program.kind = kind
     assert is_quote(program.quote())
     program.reject()
@@ -209,7 +209,10 @@ def test_second_refusal_is_the_answer(program: Program, kind: str) -> None:
 )
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
 def test_other_answers_do_not_reject_the_token(program: Program, kind: str, response: Response) -> None:
-    """The body's code decides, and not the HTTP status. Any other answer is returned."""
+    """The code in the body decides whether the token is rejected, not the HTTP status.
+
+    An answer with another code is returned.
+    """
     program.kind = kind
     program.answer(PRICE_PATH, response)
     assert program.quote().status_code == response.status
@@ -220,7 +223,7 @@ def test_other_answers_do_not_reject_the_token(program: Program, kind: str, resp
 def test_order_is_repeated_with_its_whole_body(
     program: Program, make_program: Callable[..., Program], heard: tuple[LoopbackServer, list[Request]], kind: str
 ) -> None:
-    """The body of an order whose token was rejected is sent again, also if it came from a generator."""
+    """If an order's token is rejected, the whole body is sent again, even if the body came from a generator."""
     assert is_quote(program.quote())
     server, requests = heard
     other = make_program(program.clock, base_url=server.url)
@@ -235,7 +238,7 @@ def test_order_is_repeated_with_its_whole_body(
         yield b'"005930"}'
 
     content = iter([b'{"PDNO":', b'"005930"}']) if kind == "sync" else parts()
-    headers = {"tr_id": "TTTC0802U", "content-length": "17"}  # the server reads no chunks
+    headers = {"tr_id": "TTTC0802U", "content-length": "17"}  # the server cannot read chunks
     assert other.request("POST", ORDER_PATH, content=content, headers=headers).json()["rt_cd"] == "0"
 
     assert [seen.path for seen in server.seen] == ["/x", ORDER_PATH, ORDER_PATH]
@@ -244,7 +247,7 @@ def test_order_is_repeated_with_its_whole_body(
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_tasks_refused_at_once_make_one_refresh(program: Program, loop: str) -> None:
-    """All tasks of a program get a price after a rejection, by one tokenP call and one lease."""
+    """If several tasks have a rejected token, all get a price after one tokenP call and one lease."""
     program.chain.kis.configure(calls_per_second=100)
     assert is_quote(program.quote())
     program.reject()
@@ -268,7 +271,7 @@ def test_tasks_refused_at_once_make_one_refresh(program: Program, loop: str) -> 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_other_tasks_run_during_a_renewal(make_program: Callable[..., Program], loop: str) -> None:
-    """The event loop does not wait for a renewal: another task lets the renewal go on."""
+    """The event loop does not wait for a renewal: another task runs and releases the renewal."""
     clock = HeldClock()
     program = make_program(clock)
     answers: list[bool] = []
@@ -289,7 +292,7 @@ def test_other_tasks_run_during_a_renewal(make_program: Callable[..., Program], 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_cancelled_task_ends_at_once_and_the_token_is_kept(make_program: Callable[..., Program], loop: str) -> None:
-    """A task that is cancelled during a renewal does not wait for it; the next request uses the renewed token."""
+    """If a task is cancelled during a renewal, the task ends at once, and the next request uses the renewed token."""
     clock = HeldClock()
     program = make_program(clock)
 
@@ -316,7 +319,7 @@ def test_token_near_its_end_is_renewed_first(program: Program) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_are_this_package_s(make_program: Callable[..., Program], kind: str) -> None:
-    """A request without a token raises this package's error, unchanged, and KIS gets no call of the API."""
+    """If there is no token, a request raises this package's error unchanged, and the API gets no call."""
     program = make_program()
     program.kind = kind
     program.chain.refuse_issue("EGW00105", times=5)
@@ -329,7 +332,7 @@ def test_errors_are_this_package_s(make_program: Callable[..., Program], kind: s
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
 def test_token_that_kis_repeats_is_an_error(program: Program, kind: str) -> None:
-    """Within 6 h of an issue KIS gives the rejected token again: that is an error, and KIS is asked once."""
+    """If KIS repeats the rejected token, the request raises an error after one tokenP call."""
     program.kind = kind
     assert is_quote(program.quote())
     program.clock.sleep(3600)
@@ -344,7 +347,7 @@ def test_token_that_kis_repeats_is_an_error(program: Program, kind: str) -> None
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
 @pytest.mark.parametrize("path", ["http://127.0.0.1:1/x", "https://127.0.0.1/x", "http://user@localhost/x"])
 def test_other_hosts_get_no_keys(program: Program, kind: str, path: str) -> None:
-    """A request to another host, port or scheme raises ValueError before anything is sent, or asked of the store."""
+    """A request to another host, port or scheme raises ValueError, before any request to the store or to KIS."""
     program.kind = kind
     with pytest.raises(ValueError, match="KISAuth sends token and keys to"):
         program.request("GET", path)
@@ -352,7 +355,7 @@ def test_other_hosts_get_no_keys(program: Program, kind: str, path: str) -> None
 
 
 def test_settings_of_the_environment(chain: Chain) -> None:
-    """The variables are KISClient's; the repr has no secret."""
+    """KISAuth uses the same variables as KISClient, and its repr shows no secret."""
     auth = KISAuth.from_env({**chain.variables, "KIS_ACCOUNT_NO": "12345678-01"})
 
     assert (auth.base_url, auth.environment, auth.account_no) == (chain.kis.production_url, "production", "12345678-01")

@@ -1,4 +1,4 @@
-"""KISClient through the whole chain: its settings, its keys, its first token and its renewals on demand."""
+"""KISClient with the whole chain: its settings, its keys, its first token and its renewals on demand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def test_first_request_issues_and_later_ones_do_not(bot: Bot) -> None:
-    """On an empty slot one token is issued; then neither KIS nor the store is asked for one again."""
+    """On an empty slot, the first request issues a token; later requests do not call tokenP or the store."""
     assert is_quote(bot.quote())
     asked = len(bot.chain.store_calls)
 
@@ -38,7 +38,7 @@ def test_first_request_issues_and_later_ones_do_not(bot: Bot) -> None:
 
 
 def test_stored_token_is_used(bot: Bot) -> None:
-    """A token of another machine costs one read."""
+    """If another machine has stored a token, the client gets it with one read."""
     bot.chain.resolve(cache_path="off")
     bot.chain.supabase.server.forget()
 
@@ -49,14 +49,14 @@ def test_stored_token_is_used(bot: Bot) -> None:
 
 
 def test_stale_token_at_the_start(bot: Bot) -> None:
-    """A new program that finds a stale token renews it."""
+    """A new program that finds a stale stored token renews the token."""
     bot.chain.database.put_token(stale_token())
     assert is_quote(bot.quote())
     assert bot.chain.issue_calls == 1
 
 
 def test_calls_need_keys(make_bot: Callable[..., Bot]) -> None:
-    """A stored token without keys is not enough for a call: the error names the missing keys."""
+    """If a token is stored and no keys are known, a call raises the error missing-app-key."""
     bot = make_bot(app_key="", app_secret="")
     bot.chain.database.put_token(make_token())
     for use in (bot.quote, bot.client.approval_key, lambda: bot.client.app_key):
@@ -66,7 +66,7 @@ def test_calls_need_keys(make_bot: Callable[..., Bot]) -> None:
 
 
 def test_stored_keys_win(make_bot: Callable[..., Bot]) -> None:
-    """The stored keys are used; the environment's keys count only without stored ones."""
+    """If keys are stored, they are used instead of the environment's keys."""
     bot = make_bot(app_key="PSabcdefghijklmnopqrstuvwxyz01234567", app_secret="c2VjcmV0LW9mLWEtdGVzdA==")
     bot.chain.database.put_keys()
     matches = (bot.client.app_key, bot.client.app_secret) == (APP_KEY.key, APP_KEY.secret)
@@ -76,7 +76,7 @@ def test_stored_keys_win(make_bot: Callable[..., Bot]) -> None:
 
 
 def test_approval_key_needs_no_token(bot: Bot) -> None:
-    """Each call returns another key for a WebSocket session, and no token is issued for it."""
+    """Each call of `approval_key` returns another key for a WebSocket session, and needs no token."""
     first, second = bot.client.approval_key(), bot.client.approval_key()
     assert len(first) == 36
     assert first != second
@@ -85,7 +85,7 @@ def test_approval_key_needs_no_token(bot: Bot) -> None:
 
 @pytest.mark.parametrize("response", [Response(200, {}), Response(200, {"approval_key": " "})])
 def test_answer_without_an_approval_key(bot: Bot, response: Response) -> None:
-    """An answer without a valid key is an outage."""
+    """If KIS's answer has no valid approval key, the error is an outage."""
     bot.answer(APPROVAL_PATH, response)
     with pytest.raises(IssuerOutage) as caught:
         bot.client.approval_key()
@@ -93,7 +93,7 @@ def test_answer_without_an_approval_key(bot: Bot, response: Response) -> None:
 
 
 def test_attributes_of_the_guide(chain: Chain) -> None:
-    """A client has the attributes that code written for the guide reads, and makes no request before it must."""
+    """A client has the attributes that the guide's code reads, and makes no request before one of them needs it."""
     with KISClient.from_env(chain.variables | {"KIS_ACCOUNT_NO": "12345678-01"}) as client:
         assert (client.account_no, client.base_url, client.environment) == (
             "12345678-01",
@@ -110,7 +110,7 @@ def test_attributes_of_the_guide(chain: Chain) -> None:
 
 
 def test_client_of_os_environ(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without arguments a client uses the program's environment, like the guide's."""
+    """Without arguments, a client uses the variables of the program, like the guide's client."""
     for name, value in chain.variables.items():
         monkeypatch.setenv(name, value)
     for client in (KISClient(), KISClient.from_env()):
@@ -120,14 +120,14 @@ def test_client_of_os_environ(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_client_without_settings() -> None:
-    """The error names all missing settings at once."""
+    """If several settings are missing, one error names all of them."""
     with pytest.raises(SettingsError) as caught:
         KISClient.from_env({})
     assert {fault.code for fault in caught.value.faults} == {"missing-supabase-url", "missing-supabase-key"}
 
 
 def test_paper_account(chain: Chain) -> None:
-    """The environment determines slot and host."""
+    """With KIS_ENVIRONMENT paper, the client uses the slot and the host of the paper environment."""
     account = chain.kis.accounts["paper"][0]
     env = chain.variables | {
         "KIS_ENVIRONMENT": "paper",
@@ -143,7 +143,7 @@ def test_paper_account(chain: Chain) -> None:
 
 
 def test_young_token_is_not_refreshed(bot: Bot) -> None:
-    """A token less than a day old is not renewed: the error has its own name, and KIS is not called."""
+    """A token younger than 23 h is not renewed: the error is TokenRefreshLimitError, and KIS is not called."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 22)
     with pytest.raises(TokenRefreshLimitError) as caught:
@@ -152,7 +152,7 @@ def test_young_token_is_not_refreshed(bot: Bot) -> None:
 
 
 def test_refresh_by_force(bot: Bot) -> None:
-    """7 h after an issue KIS gives another token, and ``force`` gets it."""
+    """With ``force``, a token that is 7 h old is renewed."""
     old = bot.token_id
     let_hours_pass(bot, 7)
     bot.client.refresh_token(force=True)
@@ -161,7 +161,7 @@ def test_refresh_by_force(bot: Bot) -> None:
 
 
 def test_refresh_by_force_that_fails(bot: Bot) -> None:
-    """A failed ``force`` raises, and the old token, which is valid, is still used."""
+    """If a renewal with ``force`` fails, the error is raised, and the old valid token is still used."""
     old = bot.token_id
     let_hours_pass(bot, 7)
     bot.chain.refuse_issue("EGW00105")
@@ -171,7 +171,7 @@ def test_refresh_by_force_that_fails(bot: Bot) -> None:
 
 
 def test_settings_may_be_given(chain: Chain) -> None:
-    """A program may make its own settings; a client ignores their mode."""
+    """A program may pass Settings of its own; the client ignores the mode in them."""
     with KISClient(replace(chain.settings(), mode="check")) as client:
         assert fingerprint(client.access_token) == chain.database.stored_id()
     assert chain.kis.production.seen[0].path == TOKEN_PATH

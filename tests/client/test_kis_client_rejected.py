@@ -1,4 +1,4 @@
-"""KISClient through the whole chain: a token's end, a rejected token and an outage."""
+"""KISClient with the whole chain: a token's end, a rejected token and an outage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("status", [200, 401, 403, 500])
 @pytest.mark.parametrize("code", sorted(TOKEN_CODES))
 def test_newer_stored_token_is_taken(bot: Bot, code: str, status: int) -> None:
-    """If KIS rejects the token, with any status, and another caller has renewed it, the new one is used without KIS."""
+    """If KIS rejects the token and another caller has renewed it, the new token is used without a tokenP call."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     newer = bot.chain.resolve(bot.clock, mode="force", cache_path="off").token
@@ -42,7 +42,7 @@ def test_newer_stored_token_is_taken(bot: Bot, code: str, status: int) -> None:
 
 
 def test_rejected_token_is_replaced_by_force(bot: Bot, caplog: pytest.LogCaptureFixture) -> None:
-    """If a token is rejected 7 h after its issue and the store has no other, one is issued, with a warning."""
+    """If a token is rejected 7 h after its issue and no other token is stored, one is issued, with a warning."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     bot.chain.kis.kill_token(bot.client.access_token)
@@ -58,7 +58,7 @@ def test_rejected_token_is_replaced_by_force(bot: Bot, caplog: pytest.LogCapture
 
 
 def test_old_token_is_replaced_without_a_warning(bot: Bot, caplog: pytest.LogCaptureFixture) -> None:
-    """23 h after its issue a token is renewed without force and without a warning."""
+    """A rejected token that is older than 23 h is renewed without the warning about force."""
     bot.chain.kis.configure(expires_in=90 * 86400)
     assert is_quote(bot.quote())
     let_hours_pass(bot, 23.1)
@@ -72,7 +72,7 @@ def test_old_token_is_replaced_without_a_warning(bot: Bot, caplog: pytest.LogCap
 
 
 def test_token_that_kis_repeats_is_an_error(bot: Bot) -> None:
-    """Within 6 h of an issue KIS gives the rejected token again: the error names the end, and KIS is called once."""
+    """If KIS repeats the rejected token, the error says when KIS gives another one, and tokenP is called once."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 1)
     bot.chain.kis.kill_token(bot.client.access_token)
@@ -89,7 +89,7 @@ def test_token_that_kis_repeats_is_an_error(bot: Bot) -> None:
 
 
 def test_refusal_in_euc_kr(bot: Bot) -> None:
-    """A body with a message in EUC-KR, labelled or not, has its code in ASCII, and the client finds it."""
+    """If the message of a rejection is in EUC-KR, the client still finds the code."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     body = '{"rt_cd":"1","msg_cd":"EGW00123","msg1":"기간이 만료된 token 입니다."}'.encode("cp949")
@@ -101,7 +101,7 @@ def test_refusal_in_euc_kr(bot: Bot) -> None:
 
 
 def test_second_refusal_is_the_answer(bot: Bot) -> None:
-    """A request is sent again only once; the second answer is returned."""
+    """A request is sent again only once. If KIS rejects the second token too, that answer is returned."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     bot.answer(PRICE_PATH, error_response("EGW00121", PRICE_PATH), times=5)
@@ -127,7 +127,7 @@ def test_second_refusal_is_the_answer(bot: Bot) -> None:
     ids=["401", "text", "deep", "list", "success", "elsewhere", "EGW00304"],
 )
 def test_other_answers_do_not_reject_the_token(bot: Bot, response: Response) -> None:
-    """Only KIS's three codes, in the place of KIS's code, reject a token.
+    """Only KIS's three codes for a token, in the field of the code, mean that a token is rejected.
 
     Any other answer is returned to the caller.
     """
@@ -140,7 +140,7 @@ THREADS = 16
 
 
 def in_threads(work: Callable[[], object]) -> list[object]:
-    """The results of ``work`` in this many threads that start together. Errors of this package are results too."""
+    """The results of ``work`` in THREADS threads that start together. For an error, the result is its code."""
     barrier = threading.Barrier(THREADS)
 
     def run() -> object:
@@ -155,7 +155,7 @@ def in_threads(work: Callable[[], object]) -> list[object]:
 
 
 def test_threads_start_with_one_issue(bot: Bot) -> None:
-    """On an empty slot all threads get a price, by one tokenP call and one read of the store."""
+    """On an empty slot, all threads get a price after one tokenP call and one read of the store."""
     bot.chain.kis.configure(calls_per_second=100)
 
     assert in_threads(lambda: is_quote(bot.quote())) == [True] * THREADS
@@ -165,7 +165,7 @@ def test_threads_start_with_one_issue(bot: Bot) -> None:
 
 
 def test_threads_refused_at_once_make_one_refresh(bot: Bot) -> None:
-    """All threads get a price by one tokenP call; they read the store no more often than one thread would."""
+    """If all threads have a rejected token, they get a price after one tokenP call and one lease."""
     bot.chain.kis.configure(calls_per_second=100)
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
@@ -179,7 +179,7 @@ def test_threads_refused_at_once_make_one_refresh(bot: Bot) -> None:
 
 
 def test_two_programs_refused_at_once_make_one_refresh(bot: Bot, make_bot: Callable[..., Bot]) -> None:
-    """The lease keeps other machines from issuing as well: the second one finds the first one's token."""
+    """If two machines have the same rejected token, the first machine renews it, and the second uses the new token."""
     other = make_bot(bot.clock, cache_path="off")
     assert is_quote(bot.quote())
     assert is_quote(other.quote())
@@ -194,7 +194,7 @@ def test_two_programs_refused_at_once_make_one_refresh(bot: Bot, make_bot: Calla
 
 
 def test_token_that_has_just_ended_is_tried(bot: Bot) -> None:
-    """If no other token is found, an expired one is sent: KIS sometimes accepts one."""
+    """If the renewal fails, a token that has just expired is sent, because KIS may still accept the token."""
     token = expired_token()
     bot.chain.database.put_token(token)
     bot.chain.refuse_issue("EGW00105")
@@ -206,14 +206,14 @@ def test_token_that_has_just_ended_is_tried(bot: Bot) -> None:
 
 
 def test_outage_with_a_valid_token(bot: Bot) -> None:
-    """While the token is valid, Supabase is not needed at all."""
+    """While the token is valid, a client needs no request to Supabase."""
     assert is_quote(bot.quote())
     bot.chain.supabase.stop()
     assert is_quote(bot.quote())
 
 
 def test_outage_when_the_token_expires(make_bot: Callable[..., Bot]) -> None:
-    """Keys that are stored only in Supabase were read before the outage: one token is issued for this machine."""
+    """In an outage, a client can replace a rejected token, because it has read the keys from Supabase before."""
     bot = make_bot(app_key="", app_secret="")
     bot.chain.database.put_keys()
     assert is_quote(bot.quote())
@@ -229,7 +229,7 @@ def test_outage_when_the_token_expires(make_bot: Callable[..., Bot]) -> None:
 
 @pytest.mark.parametrize("hours", [-3, 3])
 def test_wrong_clock_renews_nothing(chain: Chain, make_bot: Callable[..., Bot], hours: int) -> None:
-    """The store's time counts, also between its answers: a machine whose clock is hours off keeps the token."""
+    """A client uses the store's time, even between two answers: if its clock is hours off, it keeps a valid token."""
     clock = TurnedClock(wrong_by=hours * HOUR)
     clock.on_sleep = chain.pass_time
     bot, token = make_bot(clock), make_token(left=2 * HOUR, age=22 * HOUR)

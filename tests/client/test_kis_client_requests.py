@@ -1,4 +1,4 @@
-"""KISClient through the whole chain: the requests that it sends to KIS, and those that it never sends twice."""
+"""KISClient with the whole chain: the requests that it sends to KIS, and those that it never sends twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RecordingKIS(LoopbackServer):
-    """A KIS with the given answers that records the requests. No repr: it has secrets."""
+    """A KIS that gives a set answer, records the requests, and does not show them in its repr."""
 
     def __init__(self) -> None:
         super().__init__(self.take)
@@ -40,13 +40,13 @@ class RecordingKIS(LoopbackServer):
 
 @pytest.fixture
 def recording() -> Iterator[RecordingKIS]:
-    """A server that shows the client's requests."""
+    """A server that records the client's requests."""
     with RecordingKIS() as server:
         yield server
 
 
 def test_headers_are_filled_in(recording: RecordingKIS, make_bot: Callable[..., Bot]) -> None:
-    """Token, key, secret, tr_id and custtype are filled in; parameters and JSON are sent as given."""
+    """The client adds token, key, secret, tr_id and custtype, and sends parameters and JSON as given."""
     bot, token = make_bot(base_url=recording.url), make_token()
     bot.chain.database.put_token(token)
 
@@ -65,7 +65,7 @@ def test_headers_are_filled_in(recording: RecordingKIS, make_bot: Callable[..., 
 
 
 def test_further_headers(recording: RecordingKIS, make_bot: Callable[..., Bot]) -> None:
-    """A caller may add headers and change custtype; the token's headers are the client's own."""
+    """A caller may add headers and change custtype, but cannot replace the token or tr_id by a header."""
     bot, token = make_bot(base_url=recording.url), make_token()
     bot.chain.database.put_token(token)
 
@@ -92,7 +92,7 @@ def test_redirect_is_not_followed(recording: RecordingKIS, make_bot: Callable[..
 
 
 def test_cookies_are_not_kept(recording: RecordingKIS, make_bot: Callable[..., Bot]) -> None:
-    """A call does not depend on the one before it."""
+    """The client does not send a cookie that an earlier answer has set."""
     bot = make_bot(base_url=recording.url)
     bot.chain.database.put_token(make_token())
     recording.response = Response(200, {}, {"Set-Cookie": "JSESSIONID=1; Path=/"})
@@ -106,7 +106,7 @@ def test_cookies_are_not_kept(recording: RecordingKIS, make_bot: Callable[..., B
 def test_netrc_and_debugging_play_no_part(
     bot: Bot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The client ignores http.client's debug output and the user's .netrc."""
+    """The client does not use the user's .netrc, and its secrets are not in the debug output of http.client."""
     netrc = bot.chain.folder / "netrc"
     netrc.touch(mode=0o600)
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
@@ -126,7 +126,7 @@ REFUSED_PATHS += ["//example.com/x", "/a//b", "/x#y", "/x?y=1#z", "/a@b", "/a b"
 
 @pytest.mark.parametrize("path", REFUSED_PATHS)
 def test_path_stays_on_kis_s_host(bot: Bot, path: str) -> None:
-    """A path that could change the host's name, or be cut off, is refused before anything is sent."""
+    """A path that could change the host, or that could be cut off, is refused before anything is sent."""
     with pytest.raises(ValueError, match=r"path is not .* slash"):
         bot.client.request("GET", path, tr_id=PRICE_TR_ID)
     assert bot.chain.store_calls == []
@@ -137,7 +137,7 @@ def test_path_stays_on_kis_s_host(bot: Bot, path: str) -> None:
     [("/x?a=1&b=2@3", "/x?a=1&b=2@3"), ("/x/", "/x/"), ("/", "/"), ("/%41?u=//h", "/A?u=//h"), ("/가", "/%EA%B0%80")],
 )
 def test_other_paths_go_out(recording: RecordingKIS, make_bot: Callable[..., Bot], path: str, sent: str) -> None:
-    """A path may have a query; letters outside ASCII are quoted."""
+    """A path may have a query. Letters outside ASCII are percent-encoded."""
     bot = make_bot(base_url=recording.url)
     bot.chain.database.put_token(make_token())
     bot.client.request("GET", path, tr_id=PRICE_TR_ID)
@@ -185,7 +185,7 @@ INVALID_ARGUMENTS: dict[str, tuple[str, type[Exception], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", INVALID_ARGUMENTS)
 def test_invalid_arguments_of_a_call(bot: Bot, case: str) -> None:
-    """A ValueError or TypeError names the argument and no value, even in its traceback; nothing is sent."""
+    """An invalid argument raises an error that names the argument and does not show its value. Nothing is sent."""
     argument, kind, given = INVALID_ARGUMENTS[case]
     arguments: dict[str, Any] = {"method": "POST", "path": ORDER_PATH, "tr_id": "TTTC0802U", **given}
     with pytest.raises(kind, match=argument) as caught:
@@ -202,7 +202,7 @@ def test_order_that_is_given_up_is_never_sent(
     """If the host is resolved too slowly, the error says that nothing was sent, and nothing is sent afterwards."""
     bot, names, threads = make_bot(base_url=recording.url), threading.Event(), set(threading.enumerate())
     bot.chain.database.put_token(make_token())
-    bot.client.access_token  # noqa: B018 - reads it, while names are resolved
+    bot.client.access_token  # noqa: B018 - reads the token before the lookup of names is slow
     resolve = socket.getaddrinfo
 
     def slow(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
@@ -220,7 +220,7 @@ def test_order_that_is_given_up_is_never_sent(
 
 
 def test_refused_order_is_sent_again(bot: Bot) -> None:
-    """KIS rejected the order's token, and so did not execute the order."""
+    """If KIS rejects the token of an order, the order is sent again, because KIS has not executed it."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     bot.answer(ORDER_PATH, error_response("EGW00123", ORDER_PATH, status=200))
@@ -236,7 +236,7 @@ def test_refused_order_is_sent_again(bot: Bot) -> None:
 def test_order_without_an_answer_is_never_repeated(
     recording: RecordingKIS, make_bot: Callable[..., Bot], kind: FaultKind
 ) -> None:
-    """The order may have been executed, and the error says so."""
+    """If an order gets no answer, it is not repeated, and the error counts it as sent."""
     bot = make_bot(base_url=recording.url)
     bot.chain.database.put_token(make_token())
     recording.add_fault(Fault(kind, after=True))
@@ -247,7 +247,7 @@ def test_order_without_an_answer_is_never_repeated(
 
 
 def test_order_that_never_left(bot: Bot) -> None:
-    """If no program listens at the address, the order cannot have been executed, and the error says so."""
+    """If no program listens at the address, the error counts the order as not sent."""
     assert is_quote(bot.quote())
     bot.chain.kis.production.stop()
     with pytest.raises(IssuerOutage) as caught:
@@ -256,7 +256,7 @@ def test_order_that_never_left(bot: Bot) -> None:
 
 
 def test_order_that_came_too_soon_is_the_caller_s(bot: Bot) -> None:
-    """An order is sent again only after its token was rejected."""
+    """After a rate limit, an order is not sent again; the caller gets KIS's answer."""
     bot.answer(ORDER_PATH, error_response("EGW00201", ORDER_PATH))
     assert bot.order().json()["msg_cd"] == "EGW00201"
     assert bot.sent(ORDER_PATH) == 1
@@ -264,9 +264,9 @@ def test_order_that_came_too_soon_is_the_caller_s(bot: Bot) -> None:
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_quote_that_came_too_soon_is_sent_again(bot: Bot, status: int) -> None:
-    """The quote is sent again after growing pauses; the token is not renewed."""
+    """After a rate limit, a request for a price is sent again, with growing pauses; the token is not renewed."""
     bot.answer(PRICE_PATH, error_response("EGW00201", PRICE_PATH, status=status), times=3)
-    bot.client.access_token  # noqa: B018 - issues it, so that the clock's naps below are the pauses
+    bot.client.access_token  # noqa: B018 - issues the token, so that the clock then records only the pauses
     bot.clock.slept.clear()
 
     assert is_quote(bot.quote())
@@ -277,14 +277,14 @@ def test_quote_that_came_too_soon_is_sent_again(bot: Bot, status: int) -> None:
 
 @pytest.mark.parametrize(("timeout", "calls"), [(30.0, 5), (3.0, 3), (0.4, 1)])
 def test_rate_limit_that_stays_is_the_answer(bot: Bot, timeout: float, calls: int) -> None:
-    """After a few tries, all within the timeout, the caller gets KIS's answer."""
+    """If KIS repeats the rate limit, the caller gets KIS's answer after a few tries within the timeout."""
     bot.answer(PRICE_PATH, error_response("EGW00201", PRICE_PATH), times=9)
     assert bot.quote(timeout=timeout).json()["msg_cd"] == "EGW00201"
     assert bot.sent(PRICE_PATH) == calls
 
 
 def test_emulated_rate_limit_is_kept(bot: Bot) -> None:
-    """If more calls are made than a paper account may make in a second, all of them succeed."""
+    """If a program makes more calls than KIS allows in a second, all of them succeed."""
     bot.chain.kis.configure(calls_per_second=2)
     assert all(is_quote(bot.quote()) for _ in range(7))
     assert bot.chain.issue_calls == 1

@@ -1,4 +1,4 @@
-"""The token that a program holds: renewed in time, by one thread for all, and shared; in simulated time."""
+"""The token that a program holds: one thread renews it in time for all threads. The tests simulate time."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def let_it_go_stale(environment: SimulatedEnvironment, client: KISClient) -> str
 
 
 def store_calls(environment: SimulatedEnvironment) -> list[str]:
-    """The calls of Supabase."""
+    """The paths of the calls to Supabase."""
     return [seen.path.rpartition("/")[2] for seen in environment.supabase.server.seen]
 
 
 def test_failure_is_shared_by_all_that_waited(
     environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All threads that wait for a renewal share its error without a try of their own; a later thread tries again."""
+    """If a renewal fails, all threads that wait for it get its error; a later thread tries another renewal."""
     client, lock, tries = environment.client(), WatchedLock(), []
     monkeypatch.setattr(client._token_holder._renewals.get(), "lock", lock)
 
@@ -88,7 +88,7 @@ def test_failure_is_shared_by_all_that_waited(
 
 
 def test_token_is_renewed_before_its_end(environment: SimulatedEnvironment) -> None:
-    """The request that finds less than min-validity left renews the token first, so KIS rejects no token."""
+    """A request that finds a stale token renews it before the call, so KIS does not reject a token."""
     client = environment.client()
     old = let_it_go_stale(environment, client)
 
@@ -101,7 +101,7 @@ def test_token_is_renewed_before_its_end(environment: SimulatedEnvironment) -> N
 
 
 def test_others_go_on_while_one_renews(environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the thread that renews waits; the others use the stale token."""
+    """While one thread renews, the other threads use the stale token and do not wait."""
     client = environment.client()
     old = let_it_go_stale(environment, client)
     lock = WatchedLock()
@@ -113,7 +113,7 @@ def test_others_go_on_while_one_renews(environment: SimulatedEnvironment, monkey
 
 
 def test_renewal_that_fails_is_not_tried_at_once(environment: SimulatedEnvironment) -> None:
-    """After a failure the stale token is still used; the next try is half a minute later, not with each request."""
+    """After a failed renewal, the stale token is still used, and the next try comes only half a minute later."""
     client = environment.client()
     old = let_it_go_stale(environment, client)
     environment.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00105", TOKEN_PATH)))
@@ -130,7 +130,7 @@ def test_renewal_that_fails_is_not_tried_at_once(environment: SimulatedEnvironme
 
 
 def test_refused_while_another_tried_to_renew(environment: SimulatedEnvironment) -> None:
-    """If a renewal during a request brought the same token again, that token does not count as a new one."""
+    """If a renewal failed and kept its token, a later rejection of that token still leads to a new token."""
     client = environment.client()
     let_it_go_stale(environment, client)
     refused = client._token_holder._held
@@ -148,7 +148,10 @@ def test_refused_while_another_tried_to_renew(environment: SimulatedEnvironment)
 def test_configuration_error_does_not_stop_a_valid_token(
     environment: SimulatedEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If the set-up breaks while a bot runs, the valid token is used, with a warning; after its end a call fails."""
+    """If a configuration error occurs while a program runs, the valid token is used, with a warning.
+
+    When the token has expired, a call raises the error.
+    """
     client = environment.client()
     old = let_it_go_stale(environment, client)
     gone = Response(404, {"code": "PGRST205", "message": "x", "details": None, "hint": None})
@@ -165,7 +168,7 @@ def test_configuration_error_does_not_stop_a_valid_token(
 
 
 def test_token_of_an_outage_is_shared_afterwards(environment: SimulatedEnvironment) -> None:
-    """A token issued without Supabase is stored minutes after Supabase is back, even in place of an expired one."""
+    """A token that was issued in an outage is stored within minutes after Supabase answers again."""
     client = environment.client()
     assert ask_price(client)
     environment.clock.jump(7 * 3600)
@@ -190,7 +193,7 @@ def test_token_of_an_outage_is_shared_afterwards(environment: SimulatedEnvironme
 
 
 def test_refresh_of_an_old_token(environment: SimulatedEnvironment) -> None:
-    """23 h after its issue a token is renewed on request; if another caller has renewed it, that token is used."""
+    """A token older than 23 h is renewed on request. If another caller has renewed the token, the new one is used."""
     client, other = environment.client(), environment.client("another")
     old = client.access_token
     is_same = other.access_token == old
@@ -205,7 +208,7 @@ def test_refresh_of_an_old_token(environment: SimulatedEnvironment) -> None:
 
 
 def test_pause_after_a_failed_renewal_ends_with_the_token(environment: SimulatedEnvironment) -> None:
-    """While renewals fail, a client pauses between them. It does not use its token beyond that token's end."""
+    """While renewals fail, a client pauses between them. A pause ends when the token is no longer valid."""
     client = environment.client()
     old = client.access_token
     environment.clock.jump(24 * 3600 - 40)

@@ -47,7 +47,7 @@ class StillClock:
         return (low + high) / 2
 
 
-#: The repetition for a caller without time left: no call is repeated.
+#: The retries of a caller that has no time left: it repeats no call.
 NO_RETRY = Retry(StillClock(), lambda: 0.0, print)
 
 
@@ -65,12 +65,12 @@ class HeldCache:
 
 
 def token_with(left: timedelta, key: AppKey = APP_KEY) -> Token:
-    """A token with ``left`` of its validity at noon."""
+    """A token that ends ``left`` after noon."""
     return make_token(key.key, left=left, age=timedelta(hours=24) - left, now=NOON)
 
 
 def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetime | None = NOON) -> Slot:
-    """The store's answer: a slot with the rows of ``token`` and ``keys``."""
+    """A slot as the store returns it, with the rows of ``token`` and ``keys``."""
     rows = {}
     if token is not None:
         rows["access_token"] = Row(token.to_json(), token.expires_at.isoformat(), 7)
@@ -80,7 +80,7 @@ def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetim
 
 
 def answering(answer: Slot | KisTokenError) -> Callable[[], Slot]:
-    """A function that reads a store and returns or raises ``answer``."""
+    """A read function of a store that returns or raises ``answer``."""
 
     def read() -> Slot:
         if isinstance(answer, KisTokenError):
@@ -96,7 +96,7 @@ def seen(
     settings: Settings | None = None,
     wrong_by: timedelta = timedelta(),
 ) -> View:
-    """The view of a store with this answer and a cache with this token."""
+    """The view that results from this answer of the store and this cached token."""
     return look(
         settings or make_settings(),
         answering(answer),

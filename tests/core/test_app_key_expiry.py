@@ -15,7 +15,7 @@ from kis_token.core.app_key_expiry import (
     warn_of_key_end,
 )
 
-#: 00:30 on the 2nd in Korea, and still the 1st in UTC.
+#: 00:30 on March 2 in Korea; in UTC it is still March 1.
 NIGHT = datetime(2026, 3, 1, 15, 30, tzinfo=timezone.utc)
 SECOND = timedelta(seconds=1)
 
@@ -29,7 +29,7 @@ SECOND = timedelta(seconds=1)
     ],
 )
 def test_default_is_a_year_from_today_in_korea(now: datetime, day: date) -> None:
-    """The day counts in Korea, where it begins nine hours earlier. The year after a leap day ends on February 28."""
+    """The default is a year after the current day in Korea. A year after February 29 is February 28."""
     assert default_last_day(now) == day
 
 
@@ -46,19 +46,19 @@ def test_default_is_a_year_from_today_in_korea(now: datetime, day: date) -> None
     ],
 )
 def test_day_of_a_text(text: str, day: date | None) -> None:
-    """Today in Korea and later days are read; a passed day, a day that does not exist and other forms are not."""
+    """Today in Korea and later days are accepted; past days, invalid days and other formats give None."""
     assert parse_last_day(text, NIGHT) == day
 
 
 def test_day_ends_in_korea() -> None:
-    """A key lasts until the last second of its day in Korea, and that time leads back to the day."""
+    """A key is valid until the last second of its last day in Korea; `last_day_of` returns that day."""
     end = end_of(date(2027, 3, 2))
     assert end == datetime(2027, 3, 2, 14, 59, 59, tzinfo=timezone.utc)
     assert last_day_of(end) == date(2027, 3, 2)
 
 
 def test_warning_begins_thirty_days_before() -> None:
-    """No warning without an end or with more than 30 days left; then the day, and after it that it has ended."""
+    """The warning begins 30 days before the key's end and names the day. Without an end there is no warning."""
     end = end_of(date(2027, 3, 2))
     assert warn_of_key_end("kis", None, NIGHT) == warn_of_key_end("kis", end, end - WARNING_TIME - SECOND) == ""
     soon = "The app key of kis ends on 2027-03-02 in Korea, by the last day that is stored with the key"

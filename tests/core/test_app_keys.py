@@ -1,4 +1,4 @@
-"""The origin of keys that KIS refuses, untidy rows, and warnings that are also printed with an error."""
+"""Errors that name the origin of refused keys, rows with untidy keys, and warnings that are printed with an error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WARNING = "app-key and app-secret differ from those stored for kis. The stored o
 
 
 def step(monkeypatch: pytest.MonkeyPatch, chain: Chain, folder: Path, **variables: str) -> dict[str, Path]:
-    """The environment of a step that has the chain's variables, and its files."""
+    """Set the environment of a step with the chain's variables; return the step's files."""
     for name in [name for name in os.environ if name.startswith(("INPUT_", "KIS_", "SUPABASE_"))]:
         monkeypatch.delenv(name)
     files = {name: folder / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_STEP_SUMMARY")}
@@ -48,7 +48,7 @@ def step(monkeypatch: pytest.MonkeyPatch, chain: Chain, folder: Path, **variable
         monkeypatch.setenv(name, str(path))
     for name, value in {**chain.variables, "RUNNER_TEMP": str(folder), **variables}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(entrypoint, "STARTED", time.monotonic())  # the program was loaded long before the step
+    monkeypatch.setattr(entrypoint, "STARTED", time.monotonic())  # the module was imported long before this step
     return files
 
 
@@ -60,7 +60,7 @@ def seen(capsys: pytest.CaptureFixture[str]) -> str:
 def test_keys_renewed_after_their_year(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With new keys as inputs and old ones stored, the step names the refused ones and the ones that count."""
+    """If new keys are given but old ones are stored, the step reports that the stored keys are used and refused."""
     chain.database.put_keys(OLD)
     files = step(monkeypatch, chain, tmp_path)
 
@@ -77,7 +77,7 @@ def test_keys_renewed_after_their_year(
 
 
 def test_keys_renewed_after_their_year_by_the_command(chain: Chain) -> None:
-    """The command reports the same on standard error. After ``set-keys`` with the new keys it gets a token at once."""
+    """`get` prints error and warning on standard error. After ``set-keys`` with new keys, `get` gets a token."""
     chain.database.put_keys(OLD)
 
     failed = kis_token_here(chain.variables, "get")
@@ -92,7 +92,7 @@ def test_keys_renewed_after_their_year_by_the_command(chain: Chain) -> None:
 
 
 def test_given_keys_that_are_refused(chain: Chain) -> None:
-    """If no keys are stored, KIS refuses the given ones: the error says so, without a warning."""
+    """If no keys are stored and KIS refuses the given ones, the error calls them given, without a warning."""
     given = {"KIS_APP_KEY": OLD.key, "KIS_APP_SECRET": OLD.secret}
     failed = kis_token_here(chain.variables | given, "get")
     assert f"error: {GIVEN} [kis-key-refused]" in failed.stderr
@@ -100,7 +100,7 @@ def test_given_keys_that_are_refused(chain: Chain) -> None:
 
 
 def test_refusal_to_another_caller_names_the_origin(chain: Chain) -> None:
-    """The next caller does not call KIS, but its error names the refused keys as well, with the warning."""
+    """The next caller does not call KIS; its error also names the origin of the refused keys and has the warning."""
     chain.database.put_keys(OLD)
     with pytest.raises(KisTokenError):
         chain.resolve()
@@ -113,7 +113,7 @@ def test_refusal_to_another_caller_names_the_origin(chain: Chain) -> None:
 
 @pytest.mark.parametrize(("code", "part"), [("EGW00105", "app secret"), ("EGW00002", "key and secret")])
 def test_each_refusal_names_the_origin(chain: Chain, code: str, part: str) -> None:
-    """A refused secret, and a refused pair, are reported with their origin, given or stored."""
+    """If KIS refuses a secret or a pair, the error names the origin: given or stored."""
     chain.refuse_issue(code)
     with pytest.raises(KisTokenError) as caught:
         chain.resolve()
@@ -128,7 +128,7 @@ def test_each_refusal_names_the_origin(chain: Chain, code: str, part: str) -> No
 
 
 def test_refused_key_of_another_length_is_reported_with_it() -> None:
-    """When KIS has refused a truncated key, the error gives the key's length."""
+    """If KIS refuses a truncated key, the error gives the key's length."""
     for kis_code in KIS_REFUSALS:
         assert "characters" not in f"{refused(kis_code, APP_KEY)}"
         cut = f"{refused(kis_code, AppKey(ACCOUNT.app_key[:-1], ACCOUNT.app_secret[:-1]))}"
@@ -137,7 +137,7 @@ def test_refused_key_of_another_length_is_reported_with_it() -> None:
 
 
 def test_refused_keys_of_a_program_s_memory_are_the_stored_ones(chain: Chain) -> None:
-    """If a program has read the stored keys before an outage, its error does not call them given."""
+    """If a program has read the stored keys before an outage, its error in the outage calls them stored."""
     chain.database.put_keys(OLD)
     client = KISClient(chain.settings(app_key="", app_secret=""), clock=chain.clock())
     assert client.app_key == OLD.key
@@ -148,7 +148,7 @@ def test_refused_keys_of_a_program_s_memory_are_the_stored_ones(chain: Chain) ->
 
 
 def test_token_of_another_key_names_the_compared_key(chain: Chain) -> None:
-    """The error names the key that was compared, and the warning about the given key is printed too."""
+    """The error names the key that was compared with the token's key, and has the warning about the given key."""
     chain.database.put_token(make_token())
     with pytest.raises(KisTokenError) as caught:
         chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
@@ -165,7 +165,7 @@ def test_token_of_another_key_names_the_compared_key(chain: Chain) -> None:
 def test_fast_path_prints_warnings_on_failure(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The fast path, with the standard library alone, prints its warnings when a check finds no token."""
+    """If `check` finds no token, the fast path prints its warnings without the runtime."""
     chain.database.put_keys(OLD)
     files = step(monkeypatch, chain, tmp_path, INPUT_MODE="check")
     monkeypatch.setattr(entrypoint, "run_chain", lambda *_: pytest.fail("the runtime was asked for"))
@@ -180,7 +180,7 @@ def test_fast_path_prints_warnings_on_failure(
 def test_fast_path_prints_warnings_where_the_runtime_fails(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If the runtime cannot be built, the earlier warnings are still printed."""
+    """If the runtime cannot be built, the warnings of the fast path are still printed."""
     chain.database.put_keys(OLD)
     step(monkeypatch, chain, tmp_path)
 
@@ -222,7 +222,7 @@ DIRTY = {
 
 @pytest.mark.parametrize("case", DIRTY)
 def test_dirty_rows_are_read(chain: Chain, case: str) -> None:
-    """The chain and the manager read the keys in rows that were typed into the table editor by hand."""
+    """The chain and the manager can read keys that were pasted into the table with quotes, names or line breaks."""
     chain.database.put_keys(AppKey(DIRTY[case].format(APP_KEY.key), DIRTY[case].format(APP_KEY.secret)))
 
     got = chain.resolve(app_key="", app_secret="")
@@ -253,7 +253,7 @@ def test_words_without_a_value_in_rows_count_as_absent(chain: Chain, word: str) 
     ids=["swapped", "placeholder", "masked"],
 )
 def test_rows_that_cannot_be_keys(chain: Chain, keys: AppKey, code: str) -> None:
-    """The error names them as the stored keys, and KIS is not called."""
+    """If the stored values cannot be keys, the error says that they are stored, and KIS is not called."""
     chain.database.put_keys(keys)
     with pytest.raises(StoreMisconfigured) as caught:
         chain.resolve()
@@ -261,7 +261,7 @@ def test_rows_that_cannot_be_keys(chain: Chain, keys: AppKey, code: str) -> None
 
 
 def test_set_keys_stores_pasted_values_clean(chain: Chain) -> None:
-    """``set-keys`` stores no quotes, reads lines with names and a byte order mark, and refuses a swapped pair."""
+    """``set-keys`` removes quotes, names and a byte order mark from pasted lines, and refuses a swapped pair."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
     lines = f'\ufeffKIS_APP_KEY="{APP_KEY.key}"\r\nKIS_APP_SECRET="{APP_KEY.secret}"\r\n'
 
@@ -276,7 +276,7 @@ def test_set_keys_stores_pasted_values_clean(chain: Chain) -> None:
 
 
 def test_set_keys_names_a_cut_key(chain: Chain) -> None:
-    """A key of another length is an error with both lengths. It is not stored, and KIS is not asked."""
+    """If a key's length is wrong, the error has both lengths. The key is not stored, and KIS is not called."""
     cut = {"KIS_APP_KEY": APP_KEY.key[:-1], "KIS_APP_SECRET": APP_KEY.secret}
     refused = kis_token_here(chain.variables | cut, "set-keys", "--no-verify")
     assert refused.returncode == 1
@@ -285,7 +285,7 @@ def test_set_keys_names_a_cut_key(chain: Chain) -> None:
 
 
 def test_check_reports_unusual_lengths_and_corrected_addresses(chain: Chain) -> None:
-    """``check`` notes unusual lengths and corrected addresses before any call has failed."""
+    """``check`` reports unusual lengths and corrected addresses, although no call has failed."""
     cut = {"KIS_APP_KEY": APP_KEY.key, "KIS_APP_SECRET": APP_KEY.secret[:-1]}
     looked = kis_token_here(chain.variables | cut, "check").stdout
     assert "app key: the app secret has 179 characters, and KIS's have 180" in looked
@@ -294,7 +294,7 @@ def test_check_reports_unusual_lengths_and_corrected_addresses(chain: Chain) -> 
 
 
 def test_set_keys_keeps_the_token_of_a_row_with_quotes(chain: Chain) -> None:
-    """A key with and without quotes is the same key: an opaque token that belongs to it is kept."""
+    """If the stored key differs from the new one only by quotes, ``set-keys`` keeps the slot's opaque token."""
     chain.database.put_keys(AppKey(f'"{APP_KEY.key}"', f'"{APP_KEY.secret}"'))
     value = '{"access_token": "opaque.token-of-a-test_0123456789"}'
     chain.database.put("access_token", value, make_token(left=HOUR).expires_at)
@@ -303,7 +303,7 @@ def test_set_keys_keeps_the_token_of_a_row_with_quotes(chain: Chain) -> None:
 
 
 def test_expired_token_and_refused_keys(chain: Chain) -> None:
-    """If the row has an expired token, the error still names the origin of the refused keys."""
+    """If the slot has an expired token, the error still names the origin of the refused keys."""
     chain.database.put_keys(OLD)
     chain.database.put_token(expired_token())
     with pytest.raises(KisTokenError) as caught:

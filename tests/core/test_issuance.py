@@ -1,4 +1,4 @@
-"""One call for many callers, from a caller's side: waiting, lost answers, late starts, and sixteen callers at once."""
+"""Many callers make one tokenP call: waiting, lost answers, late starts, and sixteen callers at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_sixteen_cold_callers_make_one_call(chain: Chain, cache: str) -> None:
 
 
 def test_a_waiter_gets_the_winners_token(chain: Chain) -> None:
-    """A caller that waits for another's token logs one line, and then uses that token."""
+    """A caller that waits for another caller's token logs one line, and then uses that token."""
     issuing, told = Event(), Event()
 
     def hold() -> None:
@@ -83,7 +83,7 @@ def test_a_lost_holder_is_outwaited(chain: Chain) -> None:
     got = chain.resolve(clock)
 
     assert (got.source, chain.issue_calls) == ("oauth", 1)
-    assert 69 < clock.monotonic() - begun < 80  # asleep and, on a slow machine, at work
+    assert 69 < clock.monotonic() - begun < 80  # the pauses, and the seconds that a slow machine needs
     assert max(clock.slept) <= 10
     assert len(chain.told) == 1
 
@@ -112,7 +112,7 @@ def test_a_lease_that_ended_without_a_token_is_taken_over(chain: Chain) -> None:
 
 
 def test_a_short_deadline_ends_the_wait(chain: Chain) -> None:
-    """A wait that ends with the deadline names the holder."""
+    """If the deadline ends a wait, the error names the holder."""
     Caller(chain.database, label="acme/bot run 7 trade").begin()
     with pytest.raises(IssuanceError, match="acme/bot run 7 trade") as caught:
         chain.resolve(timeout="30s")
@@ -120,7 +120,7 @@ def test_a_short_deadline_ends_the_wait(chain: Chain) -> None:
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(chain: Chain) -> None:
-    """If no caller may call KIS before the deadline, the caller fails at once, with the last error."""
+    """If KIS may not be called before the deadline, a caller fails at once, with the last error."""
     holder = Caller(chain.database)
     holder.begin()
     holder.abort("kis-unreachable", 61 * MINUTE / 60)
@@ -131,7 +131,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(chain: Chain) -> None:
 
 
 def test_too_little_time_to_issue(chain: Chain) -> None:
-    """With less than 20 s to the deadline the caller does not call KIS, and ends the lease for the others."""
+    """With less than 20 s left, a caller does not call KIS and gives its lease back, so another caller can issue."""
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(timeout="19s")
     assert (caught.value.code, chain.issue_calls) == ("wait-too-long", 0)
@@ -151,7 +151,7 @@ def test_a_stale_token_is_used_while_another_renews(chain: Chain) -> None:
 
 
 def test_a_renewal_that_is_soon_done_is_waited_for(chain: Chain) -> None:
-    """A caller with a stale token gets the new one if the other caller needs only a second or two."""
+    """If another caller's renewal takes only a second or two, a caller with a stale token gets the new token."""
     chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
     holder, token = Caller(chain.database), make_token()
     holder.begin()
@@ -163,7 +163,7 @@ def test_a_renewal_that_is_soon_done_is_waited_for(chain: Chain) -> None:
 
 
 def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
-    """A caller with a stale token asks again if the other caller is slow: by then the lease may be free."""
+    """A caller with a stale token asks for the lease a second time if the holder is slow: the lease may be free."""
     chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
     holder = Caller(chain.database)
     holder.begin()
@@ -175,7 +175,7 @@ def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
 
 
 def test_a_token_about_to_end_is_not_worth_having(chain: Chain) -> None:
-    """A token with less than 30 s left is not used: the caller waits for the new one."""
+    """A token with less than 30 s left is not used: the caller waits for the new token."""
     chain.database.put_token(make_token(left=20 * MINUTE / 60, age=23 * HOUR))
     holder = Caller(chain.database)
     holder.begin()
@@ -191,7 +191,7 @@ def test_a_token_about_to_end_is_not_worth_having(chain: Chain) -> None:
 
 @pytest.mark.parametrize("seconds", [6, 300])
 def test_a_late_start_makes_no_call(chain: Chain, seconds: int) -> None:
-    """A machine that was suspended between lease and call ends the lease, asks again, and then calls once."""
+    """A caller whose machine was suspended after the grant ends that lease, asks for another, and calls KIS once."""
     clock = chain.clock()
     resolver = chain.resolver(clock, timeout="1h")
     store = chain.stores[-1]
@@ -215,9 +215,9 @@ def test_a_late_start_makes_no_call(chain: Chain, seconds: int) -> None:
 def test_a_slow_name_server_makes_one_lease_late(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_tls: bool
 ) -> None:
-    """If the lookup of KIS's name takes 14 s, nothing is sent in that lease.
+    """If the lookup of KIS's name takes 14 s, nothing is sent to KIS in that lease.
 
-    In the next one the only call leaves at once.
+    The next lease needs no further lookup, and its call is sent at once.
     """
     certificate, context = make_certificate(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
@@ -240,11 +240,11 @@ def test_a_slow_name_server_makes_one_lease_late(
     assert len(kis.seen) == 1
 
 
-# KIS refuses, or allows no call now
+# KIS answers with a rate limit, or its answer is lost
 
 
 def test_rate_limited_looks_at_the_store(chain: Chain) -> None:
-    """After EGW00133 a token that another caller has stored meanwhile is used, without a wait."""
+    """If KIS answers EGW00133 and another caller has stored a token since, that token is used without a wait."""
     token = make_token()
     chain.refuse_issue("EGW00133")
     issuer = WatchedIssuer(chain, before=lambda: chain.database.put_token(token))
@@ -256,7 +256,7 @@ def test_rate_limited_looks_at_the_store(chain: Chain) -> None:
 
 
 def test_rate_limited_waits_once(chain: Chain) -> None:
-    """After EGW00133, if nothing is stored, the caller calls KIS once more, a minute later."""
+    """If KIS answers EGW00133 and no token is stored, the caller calls KIS once more, a minute later."""
     chain.refuse_issue("EGW00133")
     clock = chain.clock()
     begun = clock.monotonic()
@@ -268,7 +268,7 @@ def test_rate_limited_waits_once(chain: Chain) -> None:
 
 
 def test_rate_limited_twice_is_an_error(chain: Chain) -> None:
-    """A second EGW00133 is an error: another program issues repeatedly."""
+    """A second EGW00133 is an error: the caller does not call KIS a third time."""
     chain.refuse_issue("EGW00133", times=9)
     with pytest.raises(IssuerRateLimited):
         chain.resolve(chain.clock(), timeout="10m")
@@ -276,7 +276,7 @@ def test_rate_limited_twice_is_an_error(chain: Chain) -> None:
 
 
 def test_an_unknown_outcome_uses_the_minute_up(chain: Chain) -> None:
-    """If tokenP's answer is lost, the call is not repeated. A minute later the next call gets that token."""
+    """If tokenP's answer is lost, the call is not repeated. A minute later, the next call returns the lost token."""
     chain.kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
     with pytest.raises(IssuerOutage):
         chain.resolve()
@@ -291,14 +291,14 @@ def test_an_unknown_outcome_uses_the_minute_up(chain: Chain) -> None:
 
 
 def test_a_new_token_that_kis_refuses_is_not_stored(chain: Chain) -> None:
-    """With verify, a new token that the API rejects neither replaces the stored one nor is stored."""
+    """With `verify`, a new token that the API rejects is not stored."""
     with pytest.raises(IssuerOutage, match="EGW00121"):
         chain.resolve(None, WatchedIssuer(chain, after=lambda token: chain.kis.kill_token(token.value)), verify="true")
     assert chain.database.row() == {}
 
 
 def test_a_rate_limited_quotation_says_nothing(chain: Chain) -> None:
-    """If the quotation itself fails, the token is stored all the same, with a warning."""
+    """If `verify` gets a rate limit instead of a quotation, the token is still stored, with a warning."""
     chain.kis.production.add_fault(Fault("answer", PRICE_PATH, response=error_response("EGW00201", PRICE_PATH)))
 
     got = chain.resolve(verify="true")
@@ -307,6 +307,6 @@ def test_a_rate_limited_quotation_says_nothing(chain: Chain) -> None:
 
 
 def test_verified(chain: Chain) -> None:
-    """A token that KIS accepts is stored without a warning."""
+    """With `verify`, a token that KIS accepts is stored without a warning."""
     got = chain.resolve(verify="true")
     assert (got.source, got.warnings, chain.database.stored_id()) == ("oauth", (), got.token.token_id)

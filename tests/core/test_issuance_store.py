@@ -1,4 +1,4 @@
-"""One call for many callers when the store fails during the call."""
+"""One tokenP call for many callers, although the store fails or loses answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMIT = "/rest/v1/rpc/commit_issuance"
 
 @pytest.mark.parametrize("kind", ["reset", "truncate"])
 def test_a_lost_commit_is_repeated(chain: Chain, kind: str) -> None:
-    """A commit whose answer is lost is sent again and recognised; the token is stored once."""
+    """If commit's answer is lost, commit is sent again; the store recognises it and stores the token once."""
     chain.supabase.server.add_fault(Fault(kind, COMMIT, after=True))  # type: ignore[arg-type]  # from the table
 
     got = chain.resolve()
@@ -32,7 +32,7 @@ def test_a_lost_commit_is_repeated(chain: Chain, kind: str) -> None:
 
 
 def test_a_commit_that_cannot_be_made(chain: Chain) -> None:
-    """If the store fails after tokenP, the token is handed out with a warning and kept in the cache."""
+    """If the store fails after the tokenP call, the token is used with a warning and cached."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 99, html_response(503)))
 
     got = chain.resolve()
@@ -44,7 +44,7 @@ def test_a_commit_that_cannot_be_made(chain: Chain) -> None:
 
 
 def test_the_next_caller_stores_an_unstored_token(chain: Chain) -> None:
-    """A token that only the cache has is stored by the machine's next caller, as soon as it gets a lease."""
+    """If a token is only in the cache, the machine's next caller stores it when that caller gets a lease."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 99, html_response(503)))
     token_id = chain.resolve().token.token_id
     chain.supabase.server.clear_faults()
@@ -66,7 +66,7 @@ def test_a_lost_grant_is_asked_for_again(chain: Chain, kind: str) -> None:
 
 
 def test_a_lost_no_is_not_taken_for_a_yes(chain: Chain) -> None:
-    """If one answer is lost while another caller issues, this caller does not call KIS as well."""
+    """If begin's answer is lost while another caller has the lease, the caller waits and does not call KIS."""
     holder = Caller(chain.database)
     holder.begin()
     token = make_token()
@@ -79,7 +79,7 @@ def test_a_lost_no_is_not_taken_for_a_yes(chain: Chain) -> None:
 
 
 def test_a_fenced_commit_takes_the_newer_token(chain: Chain) -> None:
-    """If a client without a lease stored a newer token meanwhile, the caller uses that token."""
+    """If a client without a lease stores a newer token during the call, the caller uses the newer token."""
     newer = make_token(left=30 * HOUR)
     issuer = WatchedIssuer(chain, after=lambda _: chain.database.put_token(newer))
 
@@ -89,7 +89,7 @@ def test_a_fenced_commit_takes_the_newer_token(chain: Chain) -> None:
 
 
 def test_functions_missing_do_not_stop_a_valid_token(chain: Chain) -> None:
-    """Without the second migration a stale token is still used, with a warning that names the file to run."""
+    """If the second migration is missing, a stale token is still used; a warning names the folder of the files."""
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
     missing = {"code": "PGRST202", "message": "Could not find the function", "details": None, "hint": None}
@@ -102,7 +102,7 @@ def test_functions_missing_do_not_stop_a_valid_token(chain: Chain) -> None:
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff\xfe", b'{"status": NaN', b"1" * 5000])
 def test_an_answer_that_cannot_be_read_does_not_cost_the_token(chain: Chain, body: bytes) -> None:
-    """An unreadable answer to commit is an outage like any other; no text quotes it."""
+    """If the answer to commit is unreadable, the issued token is still used, with a warning."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 99, Response(200, body)))
 
     got = chain.resolve()
@@ -116,7 +116,7 @@ def test_an_answer_that_cannot_be_read_does_not_cost_the_token(chain: Chain, bod
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_rotation_is_not_taken_in_by_a_new_version(chain: Chain, mode: str) -> None:
-    """If the row is rewritten between read and begin, as by sealing, it holds the old token: that token is renewed."""
+    """If a client rewrites the row with the same token between read and begin, that token is still renewed."""
     token = make_token(left=MINUTE, age=24 * HOUR)
     chain.database.put_token(token)
     resolver = chain.resolver(mode=mode)
@@ -130,7 +130,7 @@ def test_a_rotation_is_not_taken_in_by_a_new_version(chain: Chain, mode: str) ->
 
 
 def test_a_waiter_is_not_taken_in_by_a_new_version(chain: Chain) -> None:
-    """A caller that waits for a new token does not accept the old one in a rewritten row."""
+    """A caller that waits for a new token does not use the old token when the row of that token is rewritten."""
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
     holder, newer = Caller(chain.database), make_token()

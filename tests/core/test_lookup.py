@@ -1,4 +1,4 @@
-"""Decisions from the contents of the first two sources, store and cache."""
+"""Whether the tokens of store and cache are enough for a caller, or a new token is needed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_longer_need_makes_a_token_stale() -> None:
 
 @pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR], ids=["behind", "ahead"])
 def test_freshness_is_judged_by_the_store_s_clock(wrong_by: timedelta) -> None:
-    """A machine whose clock is nine hours off sees the same state as any other, and is warned of its clock."""
+    """A machine whose clock is nine hours off comes to the same decision as any other, and gets a warning."""
     fresh = enough(seen(slot_of(token_with(20 * HOUR)), wrong_by=wrong_by), make_settings())
     expired = enough(seen(slot_of(token_with(-HOUR)), wrong_by=wrong_by), make_settings())
     assert fresh is not None
@@ -71,7 +71,7 @@ def test_freshness_is_judged_by_the_store_s_clock(wrong_by: timedelta) -> None:
 
 
 def test_where_the_clocks_disagree_on_a_token_the_database_is_asked() -> None:
-    """A token that is fresh by the answer's Date but expired by the machine's clock is uncertain."""
+    """If a token is fresh by the answer's Date and expired by the machine's clock, the database must decide."""
     view = seen(slot_of(token_with(3 * HOUR)), wrong_by=9 * HOUR)
     assert enough(view, make_settings()) is None
     assert enough(view, make_settings(INPUT_MODE="rotate")) is None
@@ -79,7 +79,7 @@ def test_where_the_clocks_disagree_on_a_token_the_database_is_asked() -> None:
 
 @pytest.mark.parametrize("key", [AppKey("two\nlines-of-a-key-0123456789", "c2VjcmV0"), AppKey("PSabc", "a secret")])
 def test_stored_key_that_cannot_be_one_is_named(key: AppKey) -> None:
-    """A stored key with a line break or a blank is a configuration error, which does not quote the key."""
+    """A stored key with a line break or a blank is a configuration error, and the error does not quote the key."""
     with pytest.raises(StoreMisconfigured) as caught:
         seen(slot_of(token_with(3 * HOUR), keys=key))
     assert caught.value.code in ("invalid-app-key", "invalid-app-secret")
@@ -93,14 +93,14 @@ def test_small_skew_causes_no_warning() -> None:
 
 
 def test_without_the_store_s_time_nothing_is_called_fresh() -> None:
-    """If the answer has no Date, only this machine's clock is known, and no stored token is handed out by it."""
+    """If the answer has no Date, no stored token counts as fresh, because this machine's clock may be wrong."""
     view = seen(slot_of(token_with(3 * HOUR), date=None))
     assert not view.certain
     assert enough(view, make_settings()) is None
 
 
 def test_outage_with_a_valid_cached_token_is_enough() -> None:
-    """In an outage any valid cached token is used, fresh or not, with a warning that names the reason."""
+    """In an outage, any valid cached token is used, fresh or stale, with a warning that names the reason."""
     token = token_with(timedelta(minutes=1))
     settings = make_settings(KIS_APP_KEY=APP_KEY.key, KIS_APP_SECRET=APP_KEY.secret)
     found = enough(seen(OUTAGE, token, settings), settings)
@@ -113,7 +113,7 @@ def test_outage_with_a_valid_cached_token_is_enough() -> None:
 
 @pytest.mark.parametrize("cached", [None, token_with(LEAST_USEFUL - timedelta(seconds=1))], ids=["none", "expired"])
 def test_outage_without_a_valid_cached_token_is_not_enough(cached: Token | None) -> None:
-    """In an outage a cached token that is about to expire is not handed out."""
+    """In an outage, a cached token with less than 30 s left is not handed out."""
     view = seen(OUTAGE, cached)
     assert view.outage is OUTAGE
     assert enough(view, make_settings()) is None
@@ -122,7 +122,7 @@ def test_outage_without_a_valid_cached_token_is_not_enough(cached: Token | None)
 
 @pytest.mark.parametrize(("left", "tries"), [(29, 2), (31, 2), (34, 2), (36, 1), (600, 1)])
 def test_cached_token_that_ends_during_the_read_does_not_end_the_patience(left: float, tries: int) -> None:
-    """Patience depends on the cached token at the time of the failure, not before a try that took 5 s."""
+    """The patience depends on whether the cached token is still valid when a try has failed, 5 s after its start."""
     clock, asked = TurnedClock(), []
     token = make_token(now=clock.now(), left=timedelta(seconds=left))
 
@@ -141,7 +141,7 @@ def test_cached_token_that_ends_during_the_read_does_not_end_the_patience(left: 
 
 
 def test_token_for_which_a_caller_gives_up_is_the_one_it_gets() -> None:
-    """A caller that gives up for a cached token gets that token, even if the file disappears at that moment."""
+    """A caller that stops waiting because a token is cached gets that token, even if the file then disappears."""
     clock, token = TurnedClock(), make_token()
 
     class VanishingCache(HeldCache):
@@ -158,7 +158,7 @@ def test_token_for_which_a_caller_gives_up_is_the_one_it_gets() -> None:
 
 
 def test_cached_token_does_not_stand_in_for_a_store_that_answers() -> None:
-    """If the store answers that it has no token, a cached one is not enough: it must be stored, or one issued."""
+    """If the store answers and has no token, a cached token is not enough: the caller must store it or issue one."""
     assert enough(seen(slot_of(None), token_with(3 * HOUR)), make_settings()) is None
 
 
@@ -175,7 +175,7 @@ def test_cache_that_is_turned_off_is_not_asked() -> None:
 
 
 def test_at_hand_is_the_valid_token_with_the_latest_end() -> None:
-    """The token with the later end is returned, and no token with less than 30 seconds left."""
+    """`at_hand` returns the token with the later end, and None if no token has 30 seconds left."""
     short, longer = token_with(LEAST_USEFUL), token_with(HOUR)
     view = View(now=NOON, trace=(), stored=short, cached=longer)
     assert view.at_hand() == (longer, "cache")
@@ -193,7 +193,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("left", "words"), WORDS.items(), ids=str)
 def test_state_in_words(left: timedelta, words: str) -> None:
-    """The text shows how much of the validity is left."""
+    """The description of a token names its state and the time left."""
     assert describe(token_with(left), NOON, TEN_MINUTES) == words
 
 

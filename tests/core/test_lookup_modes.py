@@ -1,4 +1,4 @@
-"""Decisions from store and cache in the modes check, rotate and force."""
+"""Whether the tokens of store and cache are enough in the modes check, rotate and force."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 def test_check_warns_of_the_machine_s_clock() -> None:
-    """Without a Date `check` uses the machine's clock, and warns of that."""
+    """If the answer has no Date, `check` uses the machine's clock, and a warning says so."""
     found = enough(seen(slot_of(token_with(3 * HOUR), date=None)), make_settings(INPUT_MODE="check"))
     assert found is not None
     assert "clock was used" in found.warnings[0]
 
 
 def check() -> Settings:
-    """Settings that never issue."""
+    """Settings of the mode check, which never issues."""
     return make_settings(INPUT_MODE="check")
 
 
 def rotate(**variables: str) -> Settings:
-    """Settings of the nightly job."""
+    """Settings of the mode rotate."""
     return make_settings(INPUT_MODE="rotate", **variables)
 
 
@@ -57,7 +57,7 @@ def test_check_takes_the_latest_end() -> None:
 
 
 def test_check_without_a_valid_token_is_an_error() -> None:
-    """`check` without a valid token raises an error and does not issue."""
+    """If no token is valid, `check` raises an error that is not retryable."""
     with pytest.raises(IssuanceError) as caught:
         enough(seen(slot_of(token_with(-HOUR))), check())
     assert (caught.value.code, caught.value.retryable) == ("no-valid-token", False)
@@ -76,7 +76,7 @@ def test_check_without_a_valid_token_is_an_error() -> None:
 )
 @pytest.mark.parametrize("lifetime", [24 * HOUR, 2160 * HOUR], ids=["a day", "90 days"])
 def test_a_rotation_that_has_not_run_is_noticed(mode: str, age: timedelta, lifetime: timedelta, warned: bool) -> None:  # noqa: FBT001 - a table
-    """`resolve` warns of the rotation if the token, valid or expired, is more than 2 h older than refresh-after."""
+    """`resolve` warns if the token is more than 2 h older than refresh-after, because then no rotation has run."""
     token = make_token(left=lifetime - age, age=age, now=NOON)
     slot = slot_of(token)
 
@@ -86,7 +86,7 @@ def test_a_rotation_that_has_not_run_is_noticed(mode: str, age: timedelta, lifet
 
 
 def test_rotate_leaves_a_young_token() -> None:
-    """A token that is not due is handed out, and the trace has the time when it will be due."""
+    """`rotate` hands out a token that is not due; the trace has the time from which it is due."""
     found = enough(seen(slot_of(token_with(22 * HOUR))), rotate())
     assert found is not None
     assert found.trace[-1].source == "rotation"
@@ -95,7 +95,7 @@ def test_rotate_leaves_a_young_token() -> None:
 
 @pytest.mark.parametrize("left", [timedelta(minutes=59), timedelta(), -HOUR], ids=str)
 def test_rotate_renews_a_token_that_is_due(left: timedelta) -> None:
-    """A token of 23 hours, an expired one, or a missing one is to be replaced."""
+    """`rotate` replaces a token that is 23 hours old, an expired one, and a missing one."""
     assert enough(seen(slot_of(token_with(left))), rotate()) is None
     assert enough(seen(slot_of(None)), rotate()) is None
     assert enough(seen(OUTAGE, token_with(3 * HOUR)), rotate()) is None

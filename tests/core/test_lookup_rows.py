@@ -1,4 +1,4 @@
-"""Decisions from the contents of the rows: keys, rejected tokens, other accounts, sealed values."""
+"""The view of a slot's rows: keys, rejected tokens, tokens of other accounts, sealed values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OTHER = AppKey("PSzyxwvutsrqponmlkjihgfedcba76543210", "another-secret-of-the-fo
 
 
 def test_stored_keys_win_over_given_ones() -> None:
-    """All machines use the account in the store; a stored pair of which one half is missing does not count."""
+    """Stored keys have precedence over given ones. If half of the stored pair is missing, the given pair is used."""
     settings = make_settings(KIS_APP_KEY=OTHER.key, KIS_APP_SECRET=OTHER.secret)
     half = slot_of(None)
     del half.rows["app_secret"]
@@ -42,13 +42,13 @@ def test_stored_keys_win_over_given_ones() -> None:
 
 
 def test_blanks_around_stored_keys_are_cut_off() -> None:
-    """A secret that was pasted into the table with a line break works."""
+    """Blanks and line breaks around stored keys are removed."""
     assert seen(slot_of(None, keys=AppKey(f" {APP_KEY.key}\n", f"{APP_KEY.secret}\n"))).app_key == APP_KEY
 
 
 @pytest.mark.parametrize("value", ["", "{", '{"access_token": "1"}', "token"])
 def test_unusable_row_has_its_version(value: str) -> None:
-    """A broken row is not an error: its version names the row that a new token replaces."""
+    """A broken row is not an error: the view has its version, so that a new token can replace the row."""
     slot = slot_of(None)
     slot.rows["access_token"] = Row(value, None, 9)
     view = seen(slot)
@@ -58,7 +58,7 @@ def test_unusable_row_has_its_version(value: str) -> None:
 
 
 def test_a_rejected_token_is_never_used() -> None:
-    """A token that KIS has rejected is never used, from store or cache, and its row is to be replaced."""
+    """A rejected token is used neither from the store nor from the cache, and its row will be replaced."""
     token = token_with(5 * HOUR)
     view = look(
         make_settings(),
@@ -82,7 +82,7 @@ def test_valid_token_of_another_app_key_is_an_error() -> None:
 
 
 def test_expired_token_of_another_app_key_is_replaced() -> None:
-    """After a change of keys the old account's expired token is replaced."""
+    """An expired token of another app key is not an error: a new token replaces it."""
     view = seen(slot_of(token_with(-HOUR, OTHER)))
     assert view.stored is not None
     assert enough(view, make_settings()) is None
@@ -97,7 +97,7 @@ def test_valid_token_of_another_environment_is_an_error() -> None:
 
 
 def test_cached_token_of_another_account_is_a_miss() -> None:
-    """Another account's cached token is not an error, and is never handed out, outage or not."""
+    """In an outage, another account's cached token counts as absent, and the trace gives the reason."""
     settings = make_settings(KIS_APP_KEY=APP_KEY.key, KIS_APP_SECRET=APP_KEY.secret)
     view = seen(OUTAGE, token_with(3 * HOUR, OTHER), settings)
     assert view.cached is None
@@ -105,7 +105,7 @@ def test_cached_token_of_another_account_is_a_miss() -> None:
 
 
 def test_sealed_values_need_their_key() -> None:
-    """A sealed token or key without the encryption key is an error: a new token would not repair it."""
+    """If the caller has no encryption key, a sealed token or app key is an error: a new token would not help."""
     vault = SealingVault((bytes(range(32)),))
     for name in ("access_token", "app_key"):
         slot = slot_of(token_with(HOUR))

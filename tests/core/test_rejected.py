@@ -1,4 +1,4 @@
-"""Rejected and revoked tokens that have not expired: no caller uses one, in any mode and with any key."""
+"""Rejected and revoked tokens that have not expired: no caller uses them, in any mode and with any key."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def end_token(chain: Chain, **inputs: str) -> None:
 
 
 def revoked_token(chain: Chain) -> Token:
-    """A token of the slot, issued 7 hours ago and revoked; KIS now gives another one."""
+    """Store a token that was issued 7 hours ago, and revoke it. KIS now issues another token."""
     token = make_token(age=7 * HOUR, left=17 * HOUR)
     chain.database.put_token(token)
     end_token(chain)
@@ -61,7 +61,7 @@ def as_stored(chain: Chain, token: Token) -> Token:
 
 
 def test_revoke_six_hours_and_revoke_again_brings_the_first_back_nowhere(chain: Chain) -> None:
-    """A machine with the first token in its cache neither uses nor stores it after the second revocation."""
+    """After the second revocation, a machine that has the first token in its cache does not use or store it."""
     first = chain.resolve().token
     end_token(chain)
     chain.pass_time(SIX_HOURS)
@@ -81,7 +81,7 @@ def test_revoke_six_hours_and_revoke_again_brings_the_first_back_nowhere(chain: 
 def test_a_revoked_token_is_not_saved_by_the_guide_s_manager(
     chain: Chain, caplog: pytest.LogCaptureFixture, env: dict[str, str]
 ) -> None:
-    """save_kis_token returns False and logs the reason; the slot keeps its token, and another token is saved."""
+    """save_kis_token returns False for a revoked token and logs the reason; it saves another token."""
     token, other = revoked_token(chain), make_token()
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     manager = SupabaseCredentialManager(chain.supabase.url, SERVICE_KEY, env=env)
@@ -97,7 +97,7 @@ def test_a_revoked_token_is_not_saved_by_the_guide_s_manager(
 
 @pytest.mark.parametrize("keys", [{}, SEALING], ids=["plain", "sealed"])
 def test_save_of_a_revoked_token_stores_nothing(chain: Chain, keys: dict[str, str]) -> None:
-    """The call names the token, which a sealed value does not show, and returns False."""
+    """For a revoked token, plain or sealed, `save` returns False and stores nothing."""
     token = revoked_token(chain)
     settings = chain.settings(**({"encryption_key": ENCRYPTION_KEY} if keys else {}))
     form = make_vault(settings.encryption_keys).seal(token.to_json(), "kis", "access_token")
@@ -107,9 +107,9 @@ def test_save_of_a_revoked_token_stores_nothing(chain: Chain, keys: dict[str, st
 
 
 def test_check_on_a_machine_that_has_a_revoked_token_cached(chain: Chain) -> None:
-    """`mode: check` finds no valid token, and the cache's line gives the reason."""
+    """`check` finds no valid token, and the trace says that KIS rejects the cached token."""
     chain.cache_token(revoked_token(chain))
-    chain.cache_token(make_token(left=-HOUR))  # not stored: the other one has a later end
+    chain.cache_token(make_token(left=-HOUR))  # has no effect: the cached token has a later end
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(mode="check")
     assert caught.value.code == "no-valid-token"
@@ -122,7 +122,7 @@ def test_check_on_a_machine_that_has_a_revoked_token_cached(chain: Chain) -> Non
 
 
 def test_a_machine_without_app_key_that_has_a_revoked_token_cached(chain: Chain) -> None:
-    """A caller that cannot issue a token gets an error instead of the revoked cached one."""
+    """A caller without an app key gets an error, and not the revoked token of its cache."""
     chain.cache_token(revoked_token(chain))
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(app_key="", app_secret="")
@@ -130,7 +130,7 @@ def test_a_machine_without_app_key_that_has_a_revoked_token_cached(chain: Chain)
 
 
 def test_the_program_s_quick_path_knows_a_revoked_token(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """`check` by entrypoint.py, with the standard library alone, fails on the machine that has the token cached."""
+    """The fast path of entrypoint.py does not use a cached token that was revoked: `check` fails."""
     inputs = {
         "supabase-url": sandbox.supabase.url,
         "supabase-key": sandbox.service_key,
@@ -155,7 +155,7 @@ def test_the_program_s_quick_path_knows_a_revoked_token(sandbox: Sandbox, tool_c
 
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "force", "check"])
 def test_a_revoked_token_that_a_client_of_the_guide_upserts(chain: Chain, mode: str) -> None:
-    """A revoked token that was written into the row directly is never used, and replaced by the modes that issue."""
+    """A revoked token that a client wrote into the row is never used, and the modes that issue replace it."""
     token = revoked_token(chain)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -173,11 +173,11 @@ def test_a_revoked_token_that_a_client_of_the_guide_upserts(chain: Chain, mode: 
 
 @pytest.mark.parametrize("mode", ["resolve", "check"])
 def test_a_token_that_the_api_rejected_is_known_to_other_machines(chain: Chain, mode: str) -> None:
-    """After one machine's rejection, a machine that never called the API learns of it from its read."""
+    """If the API rejects a token on one machine, other machines learn this from their read of the store."""
     token = chain.resolve().token
     chain.pass_time(70)
     with pytest.raises(IssuanceError) as caught:
-        chain.replace(token)  # within 6 hours KIS gives it again
+        chain.replace(token)  # within 6 hours KIS repeats the token
     assert caught.value.code == "token-repeated"
     chain.cache_token(token)
 
@@ -187,7 +187,7 @@ def test_a_token_that_the_api_rejected_is_known_to_other_machines(chain: Chain, 
 
 
 def test_a_revoked_token_in_the_guide_s_flat_cache_file(chain: Chain) -> None:
-    """A file of the guide's form, with times without a zone, is recognised by its token."""
+    """A revoked token is recognised in a cache file of the guide's form, with times without a zone."""
     token = revoked_token(chain)
     end = token.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()
     (chain.folder / "cache.json").write_text(
@@ -216,7 +216,7 @@ def test_an_expired_token_that_is_rejected_is_not_allowed_either(chain: Chain, m
 
 
 def test_a_token_revoked_after_the_read_is_not_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a token is revoked after the read, begin reports it, and neither the stored nor the cached one is used."""
+    """If a token is revoked between read and begin, begin reports this, and the caller does not use the token."""
     token = make_token(age=7 * HOUR, left=5 * MINUTE)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -236,7 +236,7 @@ def test_a_token_revoked_after_the_read_is_not_used(chain: Chain, monkeypatch: p
 
 
 def test_a_token_revoked_during_a_lease_is_not_handed_out(chain: Chain) -> None:
-    """If KIS repeats a token that its owner revokes before the commit, the holder gets an error, not that token."""
+    """If the owner revokes a repeated token before the commit, the holder gets an error instead of that token."""
     token = chain.resolve().token
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     (chain.folder / "cache.json").unlink()
@@ -251,7 +251,7 @@ def test_a_token_revoked_during_a_lease_is_not_handed_out(chain: Chain) -> None:
 
 
 def test_a_cached_token_revoked_during_a_lease_leads_to_an_issue(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a commit of the cached token reports that it is rejected, the caller asks for another lease and issues one."""
+    """If commit reports the cached token as rejected, the caller asks for another lease and issues a token."""
     token = make_token(age=7 * HOUR, left=17 * HOUR)
     chain.cache_token(token)
     resolver = chain.resolver()
@@ -268,7 +268,10 @@ def test_a_cached_token_revoked_during_a_lease_leads_to_an_issue(chain: Chain, m
 
 
 def test_the_guide_s_valid_token_is_not_a_rejected_one(chain: Chain) -> None:
-    """get_kis_valid_token returns None for a token that get_kis_token returns; get_credentials omits the memory row."""
+    """get_kis_valid_token returns None for a rejected token; get_kis_token returns the token.
+
+    get_credentials omits the row that remembers the rejected tokens.
+    """
     token = revoked_token(chain)
     chain.database.put_keys()
     chain.database.put_token(token)
@@ -283,7 +286,7 @@ def test_the_guide_s_valid_token_is_not_a_rejected_one(chain: Chain) -> None:
 
 @pytest.mark.parametrize("value", ["", "[]", "no JSON", "1", "[" * 5000, '{"0123456789abcdef": 7}'])
 def test_a_memory_that_cannot_be_read_breaks_nothing(chain: Chain, value: str) -> None:
-    """If that row contains another value, the token is found as if no token were remembered as rejected."""
+    """If the row of the rejected tokens has an invalid value, it counts as empty: the stored token is used."""
     token = make_token()
     chain.database.put_token(token)
     chain.database.put("rejected_tokens", value)
@@ -292,7 +295,7 @@ def test_a_memory_that_cannot_be_read_breaks_nothing(chain: Chain, value: str) -
 
 
 def test_a_project_of_version_1_0_0_works_as_before(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With functions that return one id and lack the new argument, a rejected token is known and a sealed one saved."""
+    """With the functions of version 1.0.0, a token can be saved, and a rejected token is still recognised."""
     store, token = store_of(chain), make_token()
     ask, asked = store._rpc, list[str]()
 

@@ -1,4 +1,4 @@
-"""The chain: store, cache, a lease to issue. With the real store, a KIS over HTTP and a real cache file."""
+"""The chain of store, cache and issuing, with the real store, an emulated KIS over HTTP and a real cache file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_nothing_stored_is_issued_and_stored_twice(chain: Chain) -> None:
 
 
 def test_warm_is_one_read(chain: Chain) -> None:
-    """A fresh stored token costs one GET and no call of KIS, and is kept in the cache."""
+    """If the stored token is fresh, the caller makes one GET and no call to KIS, and caches the token."""
     token = make_token()
     chain.database.put_token(token)
 
@@ -46,7 +46,7 @@ def test_warm_is_one_read(chain: Chain) -> None:
 
 @pytest.mark.parametrize("stored", [stale_token(), expired_token()], ids=["stale", "expired"])
 def test_stale_and_expired_tokens_are_renewed(chain: Chain, stored: Token) -> None:
-    """A stale and an expired token are replaced by one new token."""
+    """A stale or expired token is renewed with one tokenP call."""
     chain.database.put_token(stored)
 
     got = chain.resolve()
@@ -56,7 +56,7 @@ def test_stale_and_expired_tokens_are_renewed(chain: Chain, stored: Token) -> No
 
 
 def test_a_token_that_ends_before_its_column_says(chain: Chain) -> None:
-    """If the column is nine hours late, as Korea times without a zone make it, an expired token is not used."""
+    """If Korea time without a zone makes the column nine hours late, an expired token is still not used."""
     token = expired_token()
     chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
 
@@ -89,7 +89,7 @@ def test_a_stale_token_is_used_when_kis_gives_no_token(chain: Chain, fault: Faul
 
 
 def test_a_stale_token_is_used_when_kis_is_down(chain: Chain) -> None:
-    """If KIS does not answer, the valid token is used, and the lease is ended so that others can try at once."""
+    """If KIS does not answer, the valid token is used, and the lease ends so that the next caller can try at once."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.stop()
@@ -101,7 +101,7 @@ def test_a_stale_token_is_used_when_kis_is_down(chain: Chain) -> None:
 
 
 def test_expired_and_no_kis_is_an_error(chain: Chain) -> None:
-    """Without a valid token the issuer's error is raised."""
+    """If no token is valid and KIS does not answer, the issuer's error is raised."""
     chain.database.put_token(expired_token())
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
@@ -109,7 +109,7 @@ def test_expired_and_no_kis_is_an_error(chain: Chain) -> None:
 
 
 def test_another_token_that_is_stored_replaces_a_refused_one(chain: Chain) -> None:
-    """A caller whose token was rejected uses the stored token if it is another one; KIS is not called."""
+    """If a caller's token was rejected and another token is stored, the stored one is used; KIS is not called."""
     token = make_token()
     chain.database.put_token(token)
     chain.cache_token(stale_token())
@@ -120,7 +120,7 @@ def test_another_token_that_is_stored_replaces_a_refused_one(chain: Chain) -> No
 
 
 def test_a_refused_token_is_replaced_once(chain: Chain) -> None:
-    """If the stored token itself was rejected, one new token is issued for all callers that name it."""
+    """If the stored token was rejected, one new token is issued for all callers that report it."""
     token = make_token(left=16 * HOUR, age=8 * HOUR)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -135,7 +135,7 @@ def test_a_refused_token_is_replaced_once(chain: Chain) -> None:
 @pytest.mark.parametrize("is_stored", [True, False])
 @pytest.mark.parametrize("is_down", [False, True])
 def test_a_refused_token_that_kis_repeats_is_an_error(chain: Chain, *, is_stored: bool, is_down: bool) -> None:
-    """Within 6 h of its issue KIS gives it again: it is not handed out or stored; the error names the end."""
+    """If KIS repeats a rejected token, it is not handed out or stored; the error says when KIS gives another one."""
     token = make_token(left=22 * HOUR, age=2 * HOUR)
     if is_stored:
         chain.database.put_token(token)
@@ -152,7 +152,7 @@ def test_a_refused_token_that_kis_repeats_is_an_error(chain: Chain, *, is_stored
 
 
 def test_stored_keys_come_first(chain: Chain) -> None:
-    """Keys in Supabase win over those in the settings, and are handed out with the token."""
+    """Keys in Supabase have precedence over the keys of the settings, and are handed out with the token."""
     chain.database.put_keys()
 
     got = chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
@@ -163,7 +163,7 @@ def test_stored_keys_come_first(chain: Chain) -> None:
 
 
 def test_no_keys_anywhere(chain: Chain) -> None:
-    """Without keys no token can be issued, which is the error; a fresh token needs no keys."""
+    """If no keys are known, no token is issued, and the caller gets an error. A fresh stored token needs no keys."""
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(app_key="", app_secret="")
     assert caught.value.code == "missing-app-key"
@@ -188,7 +188,7 @@ def test_no_keys_anywhere(chain: Chain) -> None:
 )
 @pytest.mark.parametrize("left", [23 * HOUR, None], ids=["dated", "undated"])
 def test_unusable_rows_are_replaced(chain: Chain, value: str, left: timedelta | None) -> None:
-    """A row that no reader can use is replaced with one call, however late its column is."""
+    """A row with an unusable value is replaced with one tokenP call, even if its column has a late end."""
     chain.database.put("access_token", value, make_token(left=left).expires_at if left else None)
 
     got = chain.resolve()
@@ -206,7 +206,7 @@ def test_a_token_without_dates_is_replaced(chain: Chain) -> None:
 
 
 def test_a_token_of_another_key_is_an_error(chain: Chain) -> None:
-    """A valid token of another app key is not replaced: the two accounts would replace each other's for ever."""
+    """A valid token of another app key is not replaced: two accounts would replace each other's tokens for ever."""
     chain.database.put_token(make_token(OTHER.key))
     with pytest.raises(TokenError) as caught:
         chain.resolve()
@@ -214,7 +214,7 @@ def test_a_token_of_another_key_is_an_error(chain: Chain) -> None:
 
 
 def test_a_token_of_another_environment_is_an_error(chain: Chain) -> None:
-    """A token whose JSON names the paper environment is neither used for production nor replaced."""
+    """A token whose JSON names the paper environment is an error for production, and is not replaced."""
     token = make_token()
     value = json.dumps({**json.loads(token.to_json()), "environment": "paper"})
     chain.database.put("access_token", value, token.expires_at)

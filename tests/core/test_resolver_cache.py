@@ -50,7 +50,7 @@ def test_a_cached_token_is_put_back_within_the_minute(chain: Chain) -> None:
 
 @pytest.mark.parametrize("is_down", [False, True])
 def test_a_token_given_again_is_not_called_new(chain: Chain, *, is_down: bool) -> None:
-    """A token that KIS issued two hours before is handed out with refreshed false, with Supabase and without."""
+    """If KIS repeats a token that is two hours old, refreshed is false, with or without Supabase."""
     token = make_token(left=22 * HOUR, age=2 * HOUR)
     if is_down:
         chain.supabase.stop()
@@ -79,7 +79,7 @@ def test_a_stale_cached_token_is_not_put_back(chain: Chain) -> None:
 
 
 def test_a_cached_token_of_another_key_is_a_miss(chain: Chain) -> None:
-    """Another account's cached token is neither used nor stored, and no obstacle while the store works."""
+    """While the store works, another account's cached token is ignored: a new token is issued."""
     chain.cache_token(make_token(OTHER.key))
 
     got = chain.resolve()
@@ -99,7 +99,7 @@ def test_a_cached_token_of_another_key_is_a_miss(chain: Chain) -> None:
 def test_a_cache_of_another_s_is_an_error_without_the_store(
     chain: Chain, writer: dict[str, str], reader: dict[str, str], code: str
 ) -> None:
-    """Two accounts with one cache would replace each other's token during an outage: the second one gets an error."""
+    """In an outage, two accounts with one cache would replace each other's token, so the second gets an error."""
     owner = OTHER if "app_key" in writer else APP_KEY
     token = replace(make_token(owner.key), environment="production")
     chain.cache(**writer).write(token)
@@ -113,7 +113,7 @@ def test_a_cache_of_another_s_is_an_error_without_the_store(
 
 
 def test_an_opaque_cached_token_is_not_put_into_the_store(chain: Chain) -> None:
-    """A cached token without a known app key may belong to a previous key: it is used only without the store."""
+    """A cached token whose app key is unknown may belong to a previous key: it is used only in an outage."""
     value = {"access_token": "opaque-made-up-token-0123456789", "expires_at": "2099-01-01T00:00:00Z"}
     (chain.folder / "cache.json").write_text(json.dumps(value))
     (chain.folder / "cache.json").chmod(0o600)
@@ -124,7 +124,7 @@ def test_an_opaque_cached_token_is_not_put_into_the_store(chain: Chain) -> None:
 
 
 def test_keys_that_differ_from_the_stored_ones_cause_a_warning(chain: Chain) -> None:
-    """The stored keys are used, and a caller that gives others is warned."""
+    """If the given keys differ from the stored ones, the stored keys are used, with a warning."""
     chain.database.put_keys()
     chain.database.put_token(make_token())
 
@@ -135,7 +135,7 @@ def test_keys_that_differ_from_the_stored_ones_cause_a_warning(chain: Chain) -> 
 
 
 def test_an_expired_cached_token_of_another_key_is_replaced(chain: Chain) -> None:
-    """Another key's expired cached token is replaced, and is not handed out as just expired."""
+    """An expired cached token of another key is replaced; allow-expired does not hand it out."""
     chain.cache_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))
     chain.supabase.stop()
     assert chain.resolve(allow_expired="true").source == "oauth"
@@ -148,7 +148,7 @@ def test_an_expired_cached_token_of_another_key_is_replaced(chain: Chain) -> Non
 
 
 def test_the_store_s_last_answer_before_an_issue_is_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the store answers only the read under the machine's lock, and then fails again, its token is handed out."""
+    """If the store answers only the read under the machine's lock, the token from that read is handed out."""
     token = make_token()
     chain.database.put_token(token)
     read, lock, answers = SupabaseStore.read, LocalMachine.lock, [0]
@@ -173,12 +173,12 @@ def test_the_store_s_last_answer_before_an_issue_is_used(chain: Chain, monkeypat
 
 @pytest.mark.parametrize("takes", [2.0, 14.0, 600.0])
 def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes: float) -> None:
-    """A call without the store may be sent long after its note; the next one is still a minute after it."""
+    """Without the store, two calls of a machine are a minute apart, even if the first connected for a long time."""
     chain.supabase.stop()
     clock, asked = chain.clock(), []
 
     class SlowIssuer:
-        """Connects slowly; then the call is sent, and KIS's answer is lost."""
+        """An issuer that connects slowly and sends the call, but gets no answer."""
 
         def issue(self, _: AppKey, __: datetime, may_send: Callable[[], bool] | None = None) -> Token:
             clock.jump(takes)
@@ -192,7 +192,7 @@ def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes
 
     with pytest.raises(IssuerOutage):
         chain.resolve(clock, SlowIssuer(), cache_path="off", timeout="40s")
-    clock.jump(45.0 - 9.5)  # the next one's patience with the store is 9.5 s
+    clock.jump(45.0 - 9.5)  # the next caller first waits 9.5 s for the store
     with pytest.raises(IssuerRateLimited):
         chain.resolve(clock, SlowIssuer(), cache_path="off", timeout="40s")
     clock.jump(60.0)
@@ -205,7 +205,7 @@ def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"access_token": 5}'])
 def test_a_broken_cache_heals(chain: Chain, content: str) -> None:
-    """A cache file with any content is a miss, and has the token afterwards."""
+    """A cache file with unusable content is a miss, and the new token replaces it."""
     (chain.folder / "cache.json").write_text(content, encoding="utf-8")
 
     assert chain.resolve().token.token_id == chain.cached_id()

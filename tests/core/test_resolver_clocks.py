@@ -1,4 +1,4 @@
-"""The chain on machines with wrong clocks, and with answers that have no time."""
+"""The chain on a machine with a wrong clock, and with answers of the store that have no Date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_without_a_date_begin_judges(chain: Chain) -> None:
-    """If the answer has no Date, begin asks the store, instead of this machine's clock, and KIS is not called."""
+    """If the answer of the read has no Date, the database judges the token at begin, and KIS is not called."""
     chain.supabase.server.send_date = False
     token = make_token()
     chain.database.put_token(token)
@@ -27,7 +27,7 @@ def test_without_a_date_begin_judges(chain: Chain) -> None:
 
 
 def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
-    """A rotation without a Date gets the time from the database: a young token is kept, an old one renewed."""
+    """If the answer has no Date, a rotation uses the database's time: a young token is kept, an old one is renewed."""
     chain.supabase.server.send_date = False
     chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
     young = chain.resolve(TurnedClock(wrong_by=30 * HOUR), mode="rotate", cache_path="off")
@@ -41,7 +41,7 @@ def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
 
 @pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR, 300 * HOUR])
 def test_a_wrong_clock_changes_nothing(chain: Chain, wrong_by: timedelta) -> None:
-    """A machine whose clock is hours off gets and keeps the same tokens as all others, with a warning."""
+    """A machine whose clock is hours off uses and renews the same tokens as any other machine, with a warning."""
     token = make_token()
     chain.database.put_token(token)
     got = chain.resolve(TurnedClock(wrong_by=wrong_by))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_sealed_all_the_way(chain: Chain) -> None:
-    """With an encryption key, store and cache contain no readable value, and the next caller reads them."""
+    """With an encryption key, store and cache contain only sealed tokens, and the next caller can read them."""
     first = chain.resolve(encryption_key=ENCRYPTION_KEY)
     second = chain.resolve(encryption_key=ENCRYPTION_KEY)
 
@@ -34,7 +34,7 @@ def test_sealed_all_the_way(chain: Chain) -> None:
     ids=["plain", "sealed"],
 )
 def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) -> None:
-    """A plain value with a key, and a sealed one without, are errors and not replaced."""
+    """A plain token is an error with an encryption key, a sealed token without one; neither is replaced."""
     chain.resolve(encryption_key=writer)
     with pytest.raises(TokenError) as caught:
         chain.resolve(encryption_key=reader)
@@ -42,7 +42,7 @@ def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) 
 
 
 def test_force_repeats_a_sealed_token(chain: Chain) -> None:
-    """If KIS repeats a token, sealed or not, it is recognised: refreshed is false and the row stays."""
+    """If KIS repeats a token whose stored value is sealed, refreshed is false and the row stays unchanged."""
     chain.resolve(encryption_key=ENCRYPTION_KEY)
     chain.pass_time(3600)
     before = chain.database.row()
@@ -61,7 +61,7 @@ def test_one_key_in_two_slots(chain: Chain) -> None:
 
 @pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
 def test_a_refusal_is_not_retried(chain: Chain, code: str) -> None:
-    """KIS's refusal is noted: the next caller with that credential fails with it without calling KIS."""
+    """After KIS has refused a key and secret, the next caller with the same pair gets that refusal without a call."""
     chain.refuse_issue(code)
     with pytest.raises(IssuerRefused, match=code):
         chain.resolve()
@@ -82,7 +82,7 @@ def test_a_refusal_is_not_waited_out(chain: Chain) -> None:
 
 
 def test_a_corrected_secret_is_not_held_up(chain: Chain) -> None:
-    """After a wrong secret the right one issues at once, because a refusal does not use up KIS's minute."""
+    """After a refused secret, the corrected one issues at once, because KIS's rate limit ignores refused calls."""
     with pytest.raises(IssuerRefused):
         chain.resolve(app_secret="d3Jvbmc=")
 

@@ -1,4 +1,4 @@
-"""The chain in its modes: rotate, force and check, and allow-expired."""
+"""The chain in the modes rotate, force and check, and with allow-expired."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def test_rotate_leaves_a_young_token(chain: Chain) -> None:
-    """A rotation that is not due uses the stored token, and names the time when it will be due."""
+    """If the stored token is not due, a rotation hands it out, and the trace has the time from which it is due."""
     chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
 
     got = chain.resolve(mode="rotate", refresh_after="23h")
@@ -30,7 +30,7 @@ def test_rotate_leaves_a_young_token(chain: Chain) -> None:
 
 
 def test_rotate_renews_an_old_token(chain: Chain) -> None:
-    """A token older than refresh-after is renewed although it is fresh, and a cached copy is not stored again."""
+    """A token older than refresh-after is renewed, although it is fresh and the cache has a copy of it."""
     token = make_token(left=12 * HOUR, age=12 * HOUR)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -58,7 +58,7 @@ def test_a_failed_rotation_keeps_the_token(chain: Chain, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_rotation_after_another_s_refusal_fails_as_well(chain: Chain, mode: str) -> None:
-    """A key and secret that KIS has just refused are not tried again, and the rotation fails."""
+    """If KIS has just refused a key and secret, the next rotation does not try them again, and fails."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.refuse_issue("EGW00103")
     for _ in range(2):
@@ -68,7 +68,7 @@ def test_a_rotation_after_another_s_refusal_fails_as_well(chain: Chain, mode: st
 
 
 def test_a_rotation_waits_after_a_failed_attempt(chain: Chain) -> None:
-    """After an attempt that has just failed, a rotation waits until KIS may be called again."""
+    """If another caller's attempt has just failed, a rotation waits until KIS may be called again."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     holder = Caller(chain.database)
     holder.begin(rejected_version=chain.database.row()["version"])
@@ -84,7 +84,7 @@ def test_a_rotation_waits_after_a_failed_attempt(chain: Chain) -> None:
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_rotation_without_the_store_is_an_error(chain: Chain, mode: str) -> None:
-    """If Supabase does not answer, a rotation neither issues nor returns an old token as a renewal."""
+    """If Supabase does not answer, a rotation fails: it issues no token, and does not return the cached one."""
     chain.cache_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.supabase.stop()
     with pytest.raises(StoreOutage):
@@ -93,7 +93,7 @@ def test_a_rotation_without_the_store_is_an_error(chain: Chain, mode: str) -> No
 
 
 def test_force_too_early_says_that_it_did_nothing(chain: Chain) -> None:
-    """Within a minute of an issue no caller may issue: `force` hands out the stored token, with a warning."""
+    """Less than a minute after an issue, `force` cannot issue: it hands out the stored token, with a warning."""
     first = chain.resolve()
     again = chain.resolve(mode="force")
     assert (again.token.token_id, again.refreshed) == (first.token.token_id, False)
@@ -112,7 +112,7 @@ def test_force_gets_a_new_token(chain: Chain) -> None:
 
 
 def test_force_within_six_hours_is_not_refreshed(chain: Chain) -> None:
-    """KIS repeats a token younger than 6 h: it is handed out, refreshed is false and the row stays."""
+    """If KIS repeats a token younger than 6 h, `force` hands it out with refreshed false, and the row stays."""
     first = chain.resolve()
     chain.pass_time(3600)
     before = chain.database.row()
@@ -124,7 +124,7 @@ def test_force_within_six_hours_is_not_refreshed(chain: Chain) -> None:
 
 
 def test_check_never_issues(chain: Chain) -> None:
-    """`check` hands out a valid token, stale or fresh; otherwise it fails without calling KIS."""
+    """`check` hands out a valid token, stale or fresh. If no token is valid, `check` fails and does not call KIS."""
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(mode="check")
     assert caught.value.code == "no-valid-token"
@@ -145,7 +145,7 @@ def test_check_never_issues(chain: Chain) -> None:
     ids=["empty", "text", "expired", "none"],
 )
 def test_check_says_why_there_is_no_token(chain: Chain, value: str | None, said: str) -> None:
-    """The error has the text of each source: an unreadable row and a missing one differ."""
+    """The error has the reason of each source, so that an unreadable row and a missing one differ."""
     if value is not None:
         chain.database.put("access_token", value)
     with pytest.raises(IssuanceError) as caught:
@@ -158,7 +158,7 @@ def test_check_says_why_there_is_no_token(chain: Chain, value: str | None, said:
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 @pytest.mark.parametrize("left", [HOUR, -MINUTE], ids=["valid", "expired"])
 def test_a_failed_renewal_is_an_error_with_allow_expired(chain: Chain, mode: str, left: timedelta) -> None:
-    """allow-expired does not hide a failed renewal behind the old token."""
+    """If a renewal fails, `rotate` and `force` raise the error, also with allow-expired."""
     chain.database.put_token(make_token(left=left, age=24 * HOUR))
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
@@ -166,7 +166,7 @@ def test_a_failed_renewal_is_an_error_with_allow_expired(chain: Chain, mode: str
 
 
 def test_a_valid_token_is_not_called_expired(chain: Chain) -> None:
-    """A stale token that is valid is handed out as such, with allow-expired too."""
+    """With allow-expired, a stale token that is still valid is not marked as expired."""
     chain.database.put_token(stale_token())
     chain.kis.production.stop()
     got = chain.resolve(allow_expired="true")
@@ -177,7 +177,7 @@ def test_a_valid_token_is_not_called_expired(chain: Chain) -> None:
     ("ended", "allow", "used"), [(MINUTE, "true", True), (2 * HOUR, "true", False), (MINUTE, "false", False)]
 )
 def test_allow_expired(chain: Chain, ended: timedelta, allow: str, used: bool) -> None:  # noqa: FBT001 - a table
-    """An expired token is handed out only if allowed, within an hour of its end, and without another token."""
+    """If the renewal fails, an expired token is handed out only with allow-expired and within an hour of its end."""
     token = make_token(left=-ended, age=25 * HOUR)
     chain.database.put_token(token)
     chain.kis.production.stop()

@@ -48,7 +48,7 @@ def test_down_with_nothing_issues_once(chain: Chain) -> None:
 
 
 def test_down_and_kis_says_not_now(chain: Chain) -> None:
-    """In an outage EGW00133 is final: a second call would make eighty calls of forty jobs."""
+    """In an outage, EGW00133 is final: if forty jobs called KIS a second time, that would make eighty calls."""
     chain.supabase.stop()
     chain.refuse_issue("EGW00133")
     with pytest.raises(Exception, match="EGW00133"):
@@ -58,7 +58,7 @@ def test_down_and_kis_says_not_now(chain: Chain) -> None:
 
 @pytest.mark.parametrize("code", ["EGW00133", "EGW00105", "EGW00999"])
 def test_down_and_a_failed_call_is_noted_on_the_machine(chain: Chain, code: str) -> None:
-    """A call that gave no token is the machine's only one for a minute; then the next process may try."""
+    """If a call returns no token, no process of the machine calls KIS for a minute; then the next process may."""
     chain.supabase.stop()
     chain.refuse_issue(code)
     with pytest.raises(IssuerError):
@@ -74,7 +74,7 @@ def test_down_and_a_failed_call_is_noted_on_the_machine(chain: Chain, code: str)
 
 
 def test_down_and_kis_as_well_is_tried_by_each(chain: Chain) -> None:
-    """A call that was never sent uses up no minute: when KIS answers again, the next process gets a token."""
+    """If a call was never sent, no process has to wait: when KIS answers again, the next process gets a token."""
     chain.supabase.stop()
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
@@ -84,7 +84,7 @@ def test_down_and_kis_as_well_is_tried_by_each(chain: Chain) -> None:
 
 
 def test_down_with_the_keys_inside_is_called_an_outage(chain: Chain) -> None:
-    """If only Supabase has the keys, the error is its outage, not a missing key."""
+    """If only Supabase has the keys, the error is the outage of Supabase, not a missing key."""
     chain.supabase.stop()
     with pytest.raises(StoreOutage):
         chain.resolve(app_key="", app_secret="")
@@ -92,7 +92,7 @@ def test_down_with_the_keys_inside_is_called_an_outage(chain: Chain) -> None:
 
 
 def test_down_with_on_store_outage_fail(chain: Chain) -> None:
-    """With on-store-outage: fail no token is issued; a cached token is still used."""
+    """With ``on-store-outage: fail``, no token is issued; a cached token is still used."""
     chain.supabase.stop()
     with pytest.raises(StoreOutage):
         chain.resolve(on_store_outage="fail")
@@ -102,14 +102,14 @@ def test_down_with_on_store_outage_fail(chain: Chain) -> None:
 
 
 def test_down_without_a_cache(chain: Chain) -> None:
-    """If the cache is turned off, an outage still leads to one call."""
+    """If the cache is turned off, a caller still issues a token in an outage."""
     chain.supabase.stop()
 
     assert chain.resolve(cache_path="off").source == "oauth"
 
 
 def test_down_at_begin_uses_the_token_that_was_read(chain: Chain) -> None:
-    """If Supabase fails between read and begin, a stale token that was read is used."""
+    """If Supabase fails between read and begin, the caller uses the stale token that it has read."""
     token = stale_token()
     chain.database.put_token(token)
     chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/begin", 99, html_response(503)))
@@ -119,7 +119,7 @@ def test_down_at_begin_uses_the_token_that_was_read(chain: Chain) -> None:
 
 
 def test_misconfigured_does_not_fall_back(chain: Chain) -> None:
-    """A key of another project is a configuration error, which a cached token must not hide."""
+    """A key of another Supabase project is a configuration error, even if a token is cached."""
     chain.cache_token(make_token())
     with pytest.raises(StoreMisconfigured):
         chain.resolve(supabase_key="sb_secret_of_another_project")

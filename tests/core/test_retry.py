@@ -50,12 +50,12 @@ class CountedClock:
         self.counter += seconds
 
     def jitter(self, low: float, high: float) -> float:
-        """A random number of seconds between the two."""
+        """A random number of seconds between ``low`` and ``high``."""
         return self._random.uniform(low, high)
 
 
 class Failing:
-    """A call that fails this often, each time after this many seconds, and then answers."""
+    """A call that fails ``times`` times, each after ``seconds``, and then answers."""
 
     def __init__(self, clock: TurnedClock, times: int, seconds: float = 0.0, error: Exception = OUTAGE) -> None:
         self.asked = 0
@@ -74,7 +74,7 @@ class Failing:
 
 
 def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 180.0) -> tuple[str, list[str]]:
-    """The answer, and the lines that were logged."""
+    """Make the call with this patience; return its answer and the logged lines."""
     deadline = clock.monotonic() + left
     told: list[str] = []
     retry = Retry(clock, lambda: deadline - clock.monotonic(), told.append)
@@ -106,14 +106,14 @@ def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
     ],
 )
 def test_patience_has_an_end(patience: Patience, left: float, shortest: float, longest: float) -> None:
-    """A caller with a token gives up within a second; one without a token keeps the time that issuing needs."""
+    """A caller with a token gives up within a second; a caller without one keeps the time that issuing needs."""
     clock = TurnedClock()
     failing = Failing(clock, 10_000)
     with pytest.raises(StoreOutage):
         run(failing, clock, patience, left)
     assert shortest <= sum(clock.slept) <= longest
     assert max(clock.slept) <= 7.5
-    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last pause is cut where the patience ends
+    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last pause is shorter, because it ends with the patience
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -129,7 +129,7 @@ def test_patience_has_an_end(patience: Patience, left: float, shortest: float, l
     ],
 )
 def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: float, end: float, seed: int) -> None:
-    """A store that answers again just before the patience is over is found, however long the pauses are."""
+    """The last try is at the end of the patience, however long the pauses are."""
     clock = CountedClock(seed)
     tries = []
 
@@ -145,7 +145,7 @@ def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: flo
 
 
 def test_a_slow_failure_is_not_repeated_briefly() -> None:
-    """If a try took its full 5 s, a caller with a token does not try again."""
+    """If a try took 5 s, a caller with a token does not try again."""
     clock = TurnedClock()
     failing = Failing(clock, 9, seconds=5)
     with pytest.raises(StoreOutage):
@@ -185,14 +185,14 @@ def test_refused_connection_is_not_repeated_with_a_fresh_token() -> None:
 
 @pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
 def test_refused_connection_is_repeated_without_a_fresh_token(patience: Patience) -> None:
-    """A caller that depends on the store asks again, because the server may be starting."""
+    """A caller without a fresh token repeats the call, because the server may be starting."""
     clock = TurnedClock()
     assert run(Failing(clock, 1, error=REFUSED), clock, patience)[0] == "answer"
 
 
 @pytest.mark.parametrize("patience", [briefly, patiently, to_the_end])
 def test_answer_that_stays_the_same_is_given_up_within_a_second(patience: Patience) -> None:
-    """A persistent failure is repeated as after any failure, but not for longer than a second."""
+    """After a failure that is marked as persistent, the call is repeated too, but not for longer than a second."""
     clock = TurnedClock()
     outage = StoreOutage("store-restricted", "over quota", doubtful=True, persists=True)
     assert run(Failing(clock, 1, error=outage), clock, patience)[0] == "answer"
@@ -208,9 +208,9 @@ MISSING = StoreMisconfigured("store-table-missing", "no table", settles=True)
 
 @pytest.mark.parametrize(("patience", "pause"), [(briefly, BRIEFLY), (patiently, SETTLING), (to_the_end, SETTLING)])
 def test_schema_that_may_be_newer_is_asked_for_once_more(patience: Patience, pause: float) -> None:
-    """The call is repeated after one pause, short for a caller with a token, with one line.
+    """If PostgREST may have an old schema, the call is repeated once, after a pause and with a log line.
 
-    The second answer is final.
+    The pause is shorter for a caller with a token. The second answer is final.
     """
     clock = TurnedClock()
     answer, told = run(Failing(clock, 1, error=MISSING), clock, patience)
@@ -233,7 +233,7 @@ def test_schema_is_not_asked_for_without_time() -> None:
 
 
 def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
-    """The last failure is doubtful if an earlier try's was; another call is judged by itself."""
+    """If one try's outage is doubtful, the outage of the whole call is doubtful; the next call is not affected."""
     clock = TurnedClock()
     doubts = [True]
 
@@ -249,7 +249,7 @@ def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
 
 @given(st.floats(0, 3600), st.floats(0, 3600))
 def test_patience_never_takes_the_time_for_issuing(elapsed: float, left: float) -> None:
-    """A patient caller that could issue at the start can still issue at the end, however the time is spent."""
+    """If a caller has enough time to issue at the start, the patience always leaves the time for issuing."""
     total = elapsed + left
     more = patiently(elapsed, left)
     assert more <= left

@@ -16,22 +16,22 @@ DAY = timedelta(days=1)
 
 
 def due(issued: str, *, lifetime: timedelta = DAY, refresh_after: timedelta = REFRESH_AFTER) -> str:
-    """The time from which a token with this issue time is due, both in Korea time."""
+    """Return when a token that was issued at this time becomes due; both times are in Korea time."""
     begun = datetime.strptime(issued, "%Y-%m-%d %H:%M").replace(tzinfo=KST)
     token = build_token("opaque.token-of-a-test_0123456789", expiries=[begun + lifetime], issued_at=begun)
     return f"{due_at(token, refresh_after).astimezone(KST):%Y-%m-%d %H:%M}"
 
 
 DUE = {
-    # issued in the morning: it would expire before the second evening, so it is due from the first one
+    # issued in the morning: the token expires before the next day's evening, so it is due from the first evening
     "2026-03-03 06:30": "2026-03-03 20:00",
-    # issued at 10:30: older than six hours by then, it would expire in tomorrow's market hours
+    # issued at 10:30: the token would expire in tomorrow's market hours, and is older than six hours at 20:00
     "2026-03-02 10:30": "2026-03-02 20:00",
-    # issued at 15:00: six hours later KIS gives a new one
+    # issued at 15:00: KIS gives a new token only six hours later
     "2026-03-02 15:00": "2026-03-02 21:00",
-    # issued just before the evening: it expires just before the next evening
+    # issued just before 20:00: the token expires just before 20:00 on the next day, so it is due after six hours
     "2026-03-02 19:59": "2026-03-03 01:59",
-    # issued in the evening: due at the next one, or by age if that is earlier
+    # issued in the evening: due at 20:00 on the next day, or at the age of 23 hours if that is earlier
     "2026-03-02 20:00": "2026-03-03 19:00",
     "2026-03-02 23:00": "2026-03-03 20:00",
 }
@@ -39,17 +39,17 @@ DUE = {
 
 @pytest.mark.parametrize(("issued", "when"), DUE.items())
 def test_token_is_due_before_it_would_lapse_in_the_day(issued: str, when: str) -> None:
-    """A token is due by age, or as soon as KIS gives a new one if it expires before the next evening in Korea."""
+    """A token is due by age, or after six hours if it expires before the next evening in Korea."""
     assert due(issued) == when
 
 
 def test_first_issue_at_half_past_ten_is_renewed_the_night_after() -> None:
-    """The rotation of the following night renews it, so that it does not expire in market hours every day."""
+    """A token that was issued at 10:30 is due the next night, so that it does not expire in market hours."""
     assert due("2026-03-02 10:30") < "2026-03-03 06:13"
 
 
 def test_token_of_the_night_is_renewed_the_night_after() -> None:
-    """A token of one night's rotation is due at the next night's, and not earlier."""
+    """A token that one night's rotation issued is due in the next night's rotation, and not earlier."""
     assert "2026-03-03 07:43" < due("2026-03-03 06:30") < "2026-03-04 06:13"
 
 
@@ -68,7 +68,7 @@ tokens = st.tuples(
 
 @given(tokens)
 def test_due_is_never_before_kis_gives_a_new_one(drawn: tuple[datetime, timedelta, timedelta]) -> None:
-    """A token is due no earlier than six hours after its issue, unless by age, never later than by age, and in UTC."""
+    """A token is due at the age of refresh-after at the latest; before six hours only if refresh-after is shorter."""
     begun, lifetime, refresh_after = drawn
     token = build_token("opaque.token-of-a-test_0123456789", expiries=[begun + lifetime], issued_at=begun)
     moment = due_at(token, refresh_after)
@@ -78,7 +78,7 @@ def test_due_is_never_before_kis_gives_a_new_one(drawn: tuple[datetime, timedelt
 
 @given(tokens)
 def test_token_that_is_not_due_lasts_until_the_evening(drawn: tuple[datetime, timedelta, timedelta]) -> None:
-    """Just before it is due, a token that KIS would replace is valid until at least the next 20:00 in Korea."""
+    """A token that is older than six hours and not due is valid until at least the next 20:00 in Korea."""
     begun, lifetime, refresh_after = drawn
     token = build_token("opaque.token-of-a-test_0123456789", expiries=[begun + lifetime], issued_at=begun)
     now = (due_at(token, refresh_after) - timedelta(microseconds=1)).astimezone(KST)

@@ -1,4 +1,4 @@
-"""A sealed slot that is tampered with: any change of its rows is an error with a code, and never a new issue."""
+"""A sealed slot that is tampered with: any change of its rows is an error with a code, and no token is issued."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ELSEWHERE = SealingVault((bytes(32),))
 
 
 def fill(chain: Chain, token: Token) -> dict[str, str]:
-    """Store these plain values, all sealed."""
+    """Seal and store the slot's values; return the plain values."""
     values = {"access_token": token.to_json(), "app_key": APP_KEY.key, "app_secret": APP_KEY.secret}
     for name, value in values.items():
         put(chain, name, VAULT.seal(value, "kis", name), token)
@@ -32,19 +32,19 @@ def fill(chain: Chain, token: Token) -> dict[str, str]:
 
 
 def put(chain: Chain, name: str, form: str, token: Token) -> None:
-    """Store one row, as the owner of the service key can."""
+    """Store one row directly, as any owner of the service key can."""
     chain.database.put(name, form, token.expires_at if name == "access_token" else None)
 
 
 def flipped(form: str) -> str:
-    """The envelope with one bit of its last block changed."""
+    """The envelope with one bit of its last byte changed."""
     head, _, body = form.rpartition(":")
     data = bytearray(base64.urlsafe_b64decode(body))
     data[-1] ^= 1
     return f"{head}:{base64.urlsafe_b64encode(bytes(data)).decode()}"
 
 
-#: The changes of a value, and the code of the error.
+#: Ways to change a stored value, and the error code that each one causes.
 DEEDS: dict[str, tuple[Callable[[str, str], str], str]] = {
     "with another key": (lambda value, name: ELSEWHERE.seal(value, "kis", name), "seal-broken"),
     "cut": (lambda value, name: VAULT.seal(value, "kis", name)[:-8], "seal-broken"),
@@ -71,7 +71,7 @@ DEEDS: dict[str, tuple[Callable[[str, str], str], str]] = {
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("deed", DEEDS)
 def test_row_that_was_tampered_with(chain: Chain, deed: str, name: str, stored: Callable[[], Token], mode: str) -> None:
-    """The error names the row. KIS is not called, no cached token is used, and the row is kept as evidence."""
+    """The error names the changed row. KIS is not called, no cached token is used, and the row is kept as evidence."""
     token = stored()
     values = fill(chain, token)
     chain.cache(encryption_key=ENCRYPTION_KEY).write(make_token())
@@ -89,7 +89,7 @@ def test_row_that_was_tampered_with(chain: Chain, deed: str, name: str, stored: 
 
 
 def test_values_of_two_rows_that_are_swapped(chain: Chain) -> None:
-    """A key and a secret that are swapped are not used."""
+    """If the values of key and secret are swapped, neither is used."""
     token = make_token()
     values = fill(chain, token)
     put(chain, "app_key", VAULT.seal(values["app_secret"], "kis", "app_secret"), token)
@@ -102,7 +102,7 @@ def test_values_of_two_rows_that_are_swapped(chain: Chain) -> None:
 
 
 def test_plain_token_that_comes_in_while_one_waits(chain: Chain) -> None:
-    """A caller that waits for another's token does not use an unsealed one."""
+    """A caller that waits for another caller's token does not use a token that is not sealed."""
     fill(chain, expired_token())
     assert Caller(chain.database, label="another").begin()["status"] == "granted"
     clock = chain.clock()

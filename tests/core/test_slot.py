@@ -1,4 +1,4 @@
-"""A slot's token row: one function unseals and parses it, for the chain, the cache and the owner's commands alike."""
+"""One function unseals and parses a slot's token row, for the chain, the cache and the owner's commands."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ SEALING = SealingVault((b"k" * 32,))
 
 
 def row_of(text: str) -> Row:
-    """A row that ends in 2099 by its column."""
+    """A token row whose column has an end in 2099."""
     return Row(text, "2099-01-01T00:00:00+00:00", 7)
 
 
 @pytest.mark.parametrize("vault", [PlainVault(), SEALING], ids=["plain", "sealed"])
 def test_token_row_is_read_by_its_vault(vault: PlainVault | SealingVault) -> None:
-    """A row gives its token, with the row's version, whether or not the value is sealed."""
+    """A row, plain or sealed, is read as a token with the row's version."""
     token = make_token()
     read = read_token(row_of(vault.seal(token.to_json(), "kis", TOKEN_TYPE)), "kis", vault)
     assert (read.token_id, read.version) == (token.token_id, 7)
 
 
 def test_further_members_come_with_the_token() -> None:
-    """Members that are unknown to this project, or that the cache adds, are returned beside the token."""
+    """Other members of the JSON, such as those that the cache adds, are returned beside the token."""
     token = make_token()
     read, members = read_stored(token.to_json(service_name="kis"), "kis", PlainVault())
     assert (read.token_id, read.version, members["service_name"]) == (token.token_id, None, "kis")
 
 
 def test_unusable_row_differs_from_one_that_cannot_be_unsealed() -> None:
-    """An unusable token can be replaced by a new one; a seal that cannot be unsealed is another error."""
+    """An unusable token and a value that cannot be unsealed are different errors: only the first can be replaced."""
     with pytest.raises(TokenUnusable):
         read_token(row_of("not JSON"), "kis", PlainVault())
     with pytest.raises(TokenError) as plain:
@@ -52,7 +52,7 @@ def test_empty_token_row_counts_as_absent() -> None:
 
 
 def test_owner_s_commands_read_both_forms() -> None:
-    """The tolerant vault unseals plain and sealed values alike, and seals as the other vault does."""
+    """The tolerant vault reads plain and sealed values; the strict vault can read the values that the other seals."""
     vault = TolerantVault(SEALING)
     assert vault.unseal("plain", "kis", "app_key") == "plain"
     assert vault.unseal(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of faults. No fault of the machine's own network reaches a test."""
+"""Fixtures for the tests of faults. Proxies and certificates of this machine do not affect the tests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLLECTED = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Record all tests, before any is deselected."""
+    """Record all tests before pytest deselects some."""
     config.stash[COLLECTED] = [item.nodeid for item in items]
 
 
 @pytest.fixture(autouse=True)
 def _plain_network(plain_network: None) -> None:
-    """Keep the network of the machine that runs the tests out of every fault."""
+    """Keep proxies and certificates of this machine out of every test."""

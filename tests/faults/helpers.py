@@ -1,4 +1,4 @@
-"""Helpers of all tests of faults: the caller's result, the number of tokenP calls, and the stored rows."""
+"""Helpers for the tests of faults: a caller's error or warning, the stored rows, and servers that hang."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ with LocalMachine(lambda: [Path(sys.argv[1])]).lock(sys.argv[2], 10):
 
 
 def each_outcome(names: Iterable[str], outcomes: Collection[str]) -> pytest.MarkDecorator:
-    """Parametrize a test over the faults ``names``. Without the matrix, one fault for each of ``outcomes`` runs."""
+    """Parametrize a test over the faults ``names``. A fault that is not in ``outcomes`` gets the mark `matrix`."""
     repeats = pytest.mark.matrix
     return pytest.mark.parametrize(
         "name", [pytest.param(name, marks=() if name in outcomes else repeats) for name in names]
@@ -59,20 +59,20 @@ def stored_stays(chain: Chain) -> Iterator[None]:
     """Assert that the block changes no stored row, in any column."""
     before = rows(chain.database)
     yield
-    is_same = rows(chain.database) == before  # compared here, because a diff would show the tokens
+    is_same = rows(chain.database) == before  # compared here, because a failed assertion would print the tokens
     assert is_same, "the stored rows have changed"
 
 
 @contextmanager
 def soon(seconds: float) -> Iterator[None]:
-    """Assert that the block takes at most ``seconds``, which must be far below the time that the fault can take."""
+    """Assert that the block takes less than ``seconds``. Without a deadline, the fault would take much longer."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
 
 
 def error_of(chain: Chain, **inputs: str) -> KisTokenError:
-    """Return the error of a caller, and assert that it has a remedy."""
+    """Return a caller's error, and assert that the error has a hint."""
     with pytest.raises(KisTokenError) as caught:
         chain.resolve(**inputs)
     assert caught.value.hint
@@ -100,14 +100,14 @@ def black_hole() -> Iterator[str]:
 
 @contextmanager
 def silence() -> Iterator[str]:
-    """The address of a server that accepts every request and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # only the system accepts connections
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel accepts connections; no program answers
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def dripping() -> Iterator[str]:
-    """The address of a server whose answer never ends. The pauses between its bytes are shorter than any time limit."""
+    """The address of a server whose answer never ends. The pauses between two bytes are shorter than any time limit."""
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:

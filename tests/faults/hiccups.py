@@ -1,4 +1,4 @@
-"""Short failures of the store and of its connections, for several files of this folder."""
+"""A relay whose TLS handshakes can fail, for several test files of this folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Hiccuping:
-    """A relay with TLS. The next ``fails`` connections break off during the handshake."""
+    """A TLS relay. The next ``fails`` connections fail during the handshake."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.fails = 0

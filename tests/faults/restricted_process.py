@@ -1,7 +1,8 @@
-"""A caller in a separate process with restrictions, which `test_disk` runs by its path.
+"""A caller in a separate process with restrictions. `test_disk` runs this file.
 
-The task names the environment, the largest file that may be written, and the user of the process. The process resolves,
-and answers without the token. All imports come before the change of the user, because that user may read no file.
+The task names the environment, the largest file that may be written, and the user of the process. The process resolves
+a token, and sends the result without the token's value. All imports come before the process changes its user, because
+the new user may not read any file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cache file is spoilt, locked or cannot be written: Supabase works without it, and it is replaced."""
+"""A cache file that is unusable or belongs to another owner, and a lock that another process holds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _content(data: bytes) -> Callable[[Path], object]:
 
 
 def _leave_a_half_written_one(path: Path) -> None:
-    """Leave the files of a process that ended while it wrote: an empty place, and a part in a file beside it."""
+    """Leave a partly written temporary file beside the missing cache file, as a killed process does."""
     part = path.with_name(f"{path.name}.0123456789abcdef.tmp")
     part.touch(mode=0o600)
     part.write_bytes(make_token().to_json().encode()[:100])
@@ -48,7 +48,7 @@ def _leave_a_half_written_one(path: Path) -> None:
 
 TOKEN = make_token().to_json()
 
-#: Contents in the cache file's place. None of them is a token.
+#: Unusable states of the cache file. None of them has a valid token.
 SPOILT: dict[str, Callable[[Path], object]] = {
     "missing": lambda _: None,
     "empty": _content(b""),
@@ -69,7 +69,7 @@ spoilt = pytest.mark.parametrize("name", SPOILT)
 
 @spoilt
 def test_with_supabase_it_is_not_in_the_way(chain: Chain, name: str) -> None:
-    """A fresh stored token is used without a warning, after one read, and is cached afterwards."""
+    """With an unusable cache file, a fresh stored token is used after one read, without a warning, and is cached."""
     SPOILT[name](chain.folder / "cache.json")
     token = make_token()
     chain.database.put_token(token)
@@ -88,9 +88,9 @@ def test_with_supabase_it_is_not_in_the_way(chain: Chain, name: str) -> None:
 
 @spoilt
 def test_without_supabase_it_heals(chain: Chain, name: str) -> None:
-    """The file is a miss with a reason.
+    """In an outage, an unusable cache file is a miss, and the trace has a reason.
 
-    With `fail` that is the error; otherwise one call, and the cache has the token.
+    With ``on-store-outage: fail``, the caller gets an error. With ``issue``, it makes one call and caches the token.
     """
     SPOILT[name](chain.folder / "cache.json")
     chain.supabase.stop()
@@ -114,7 +114,7 @@ def _sealed(token: Token) -> str:
 
 ANOTHER_KEY = base64.b64encode(bytes(32)).decode()
 
-#: Valid tokens that this caller must not use: the file's content, the caller's key, and its error.
+#: Valid tokens that this caller must not use: the content of the file, the caller's encryption key, and the error code.
 FOREIGN_TOKENS = {
     "sealed": (_sealed(make_token()), "", "sealed-without-key"),
     "sealed-with-another-key": (_sealed(make_token()), ANOTHER_KEY, "seal-broken"),
@@ -129,7 +129,10 @@ FOREIGN_TOKENS = {
 
 @pytest.mark.parametrize("name", FOREIGN_TOKENS)
 def test_a_token_of_another_owner(chain: Chain, name: str) -> None:
-    """Without Supabase it is an error, and stays, because its owner may need it. With Supabase it has no effect."""
+    """In an outage, a cached token of another owner is an error, and the file stays unchanged.
+
+    With Supabase, the caller issues a token, and the new token replaces the file.
+    """
     content, key, code = FOREIGN_TOKENS[name]
     path = chain.folder / "cache.json"
     path.touch(mode=0o600)
@@ -152,7 +155,7 @@ def test_a_token_of_another_owner(chain: Chain, name: str) -> None:
 
 @posix
 def test_a_lock_of_an_ended_process(chain: Chain) -> None:
-    """A process that was killed while it held the lock blocks no caller: one call, at once."""
+    """If a process is killed while it holds the lock, the next caller gets the lock and issues at once."""
     command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -162,7 +165,7 @@ def test_a_lock_of_an_ended_process(chain: Chain) -> None:
     assert (chain.machine_folder / f"{APP_KEY.key_id}.lock").exists()
     chain.supabase.stop()
 
-    # 21 s: one second is for waiting, the rest is kept for the call.
+    # 20 of the 21 s are kept for the call, so only one second is left for waiting.
     got = chain.resolve(timeout="21s")
 
     assert (got.source, chain.issue_calls, chain.cached_id()) == ("oauth", 1, got.token.token_id)
@@ -170,7 +173,7 @@ def test_a_lock_of_an_ended_process(chain: Chain) -> None:
 
 @posix
 def test_a_lock_of_a_running_process(chain: Chain) -> None:
-    """With Supabase, or with a valid cached token, no caller takes the lock or waits for it."""
+    """A caller that has Supabase or a valid cached token does not wait for the lock of another process."""
     command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None

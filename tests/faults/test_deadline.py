@@ -1,7 +1,7 @@
-"""A part hangs at each point of the chain, and the caller has little time: a token or one error before its end.
+"""Supabase, KIS or the lock hangs. A caller with little time gets a token or one error before its deadline.
 
-With a clock that the test moves, a caller reaches that point with a minute and goes on with a part of a second.
-Without the deadline a read would take 5 s, a write 8 s, tokenP 15 s.
+The test moves the clock: a caller has a minute when it starts, and a part of a second when the call hangs.
+Without the deadline, a read would wait 5 s, a write 8 s, and tokenP 15 s.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tests.resolver_harness import Chain
     from tests.support import TurnedClock
 
-#: The rest of the minute, and the time that a slow machine may need besides: less than a call that hangs takes.
+#: The seconds that a caller has left, and the limit of a test, which is shorter than the time limits of all calls.
 LEFT = 0.3
 BOUND = 4.5
 
@@ -55,7 +55,7 @@ def spend(clock: TurnedClock, left: float = LEFT) -> None:
 
 
 def hurried(chain: Chain, *, looks: bool = False, **inputs: str) -> tuple[Resolver, View | None]:
-    """A caller with little time left, and with ``looks`` its view of store and cache from before."""
+    """Return a caller with little time left and, with ``looks``, the view that it read while it had a minute."""
     clock = chain.clock()
     resolver = chain.resolver(clock, timeout="60s", **inputs)
     view = resolver.look() if looks else None
@@ -68,7 +68,7 @@ def hurried(chain: Chain, *, looks: bool = False, **inputs: str) -> tuple[Resolv
 
 @hangs
 def test_read_with_a_cached_token(chain: Chain, how: str) -> None:
-    """The caller gets the cached token with a warning."""
+    """If the read hangs, the caller gets the cached token with a warning."""
     token = stale_token()
     chain.cache_token(token)
     with HANGS[how]() as url, soon(BOUND):
@@ -82,7 +82,7 @@ def test_read_with_a_cached_token(chain: Chain, how: str) -> None:
 @hangs
 @pytest.mark.parametrize(("policy", "code"), [("issue", "wait-too-long"), ("fail", "store-unreachable")])
 def test_read_with_nothing(chain: Chain, how: str, policy: str, code: str) -> None:
-    """One error names the part that did not answer; no call starts without enough time for it."""
+    """If the read hangs and no token is cached, one error names Supabase, and KIS is not called."""
     with HANGS[how]() as url, soon(BOUND):
         resolver, _ = hurried(chain, supabase_url=url, on_store_outage=policy)
         with pytest.raises(KisTokenError) as caught:
@@ -95,7 +95,7 @@ def test_read_with_nothing(chain: Chain, how: str, policy: str, code: str) -> No
 
 @effect
 def test_begin_with_a_stale_token(chain: Chain, *, before: bool) -> None:
-    """The caller gets the valid token that it has read."""
+    """If begin hangs, the caller gets the stale token that it has read."""
     token = stale_token()
     chain.database.put_token(token)
     with stored_stays(chain), held(chain.supabase.server, BEGIN, before=before), soon(BOUND):
@@ -108,7 +108,7 @@ def test_begin_with_a_stale_token(chain: Chain, *, before: bool) -> None:
 
 @effect
 def test_begin_with_nothing(chain: Chain, *, before: bool) -> None:
-    """The caller gets one error; a later caller gets a lease, at once or when the lost one has ended."""
+    """If begin hangs and no token is valid, the caller gets one error; a later caller gets a lease within 75 s."""
     resolver, view = hurried(chain, looks=True)
     with held(chain.supabase.server, BEGIN, before=before), soon(BOUND), pytest.raises(StoreOutage) as caught:
         resolver.resolve(view)
@@ -120,7 +120,7 @@ def test_begin_with_nothing(chain: Chain, *, before: bool) -> None:
 
 
 def test_a_look_while_another_issues(chain: Chain) -> None:
-    """A read that hangs does not delay a caller that waits for another caller's lease."""
+    """If a read hangs while a caller waits for the lease, the caller still gets its error in time."""
     holder = Caller(chain.database)
     assert holder.begin()["status"] == "granted"
     resolver = chain.resolver(timeout="1s")
@@ -133,7 +133,7 @@ def test_a_look_while_another_issues(chain: Chain) -> None:
 
 @effect
 def test_commit(chain: Chain, *, before: bool) -> None:
-    """The caller gets the issued token with a warning, and caches it; others get it as soon as it is stored."""
+    """If commit hangs, the issued token is used with a warning and cached; the late commit stores the token."""
     clock = chain.clock()
     issuer = WatchedIssuer(chain, after=lambda _: spend(clock, 1.0))
     with held(chain.supabase.server, COMMIT, before=before), soon(BOUND):
@@ -145,7 +145,7 @@ def test_commit(chain: Chain, *, before: bool) -> None:
 
 
 def test_abort(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KIS's refusal is the error; the lease ends by itself."""
+    """If abort hangs, the error is KIS's refusal; the lease ends when its time is over."""
     chain.refuse_issue("EGW00105")
     clock, answer = chain.clock(), chain.kis.production.answer
 
@@ -166,13 +166,13 @@ def test_abort(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def issuer_in_a_hurry(url: str) -> KISIssuer:
-    """An issuer for a caller with little time, after subtraction of the time for storing."""
+    """An issuer that has little time left for its call, besides the time that is kept for storing."""
     return KISIssuer(url, "production", left=lambda: STORE_SECONDS + LEFT)
 
 
 @hangs
 def test_token_call_with_a_stale_token(chain: Chain, how: str) -> None:
-    """The caller gets the valid token with a warning; the row stays, and the lease is given back."""
+    """If tokenP hangs, the caller gets the stale token with a warning; the row stays, and the lease is given back."""
     token = stale_token()
     chain.database.put_token(token)
     with HANGS[how]() as url, stored_stays(chain), soon(BOUND):
@@ -186,7 +186,7 @@ def test_token_call_with_a_stale_token(chain: Chain, how: str) -> None:
 @hangs
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> None:
-    """The caller gets one error, with and without Supabase, and no token is stored or cached."""
+    """If tokenP hangs and no token is valid, the caller gets one error, and no token is stored or cached."""
     if is_down:
         chain.supabase.stop()
     with HANGS[how]() as url, stored_stays(chain), soon(BOUND), pytest.raises(KisTokenError) as caught:
@@ -197,7 +197,10 @@ def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> No
 
 
 def test_a_name_that_is_resolved_too_late(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller gets the valid token. No request is sent, not even later, so the next caller may try at once."""
+    """If KIS's name is resolved too late, no request is sent, and the caller gets the stale token.
+
+    The next caller can issue at once.
+    """
     token, known, resolve = stale_token(), threading.Event(), socket.getaddrinfo
     chain.database.put_token(token)
     started = set(threading.enumerate())
@@ -232,14 +235,14 @@ def test_a_quotation(chain: Chain) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the test holds the lock through POSIX's pipes")
 def test_the_lock_of_a_running_process(chain: Chain) -> None:
-    """Without Supabase and a cached token, a caller that cannot get the lock in time gets one error."""
+    """In an outage without a cached token, a caller that cannot get the lock in time gets one error."""
     chain.supabase.stop()
     command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with soon(BOUND):
-            error = error_of(chain, timeout="21s")  # 20 s of it are kept for the call
+            error = error_of(chain, timeout="21s")  # 20 of the 21 s are kept for the call
         holder.kill()
 
     assert (error.code, error.retryable, chain.issue_calls) == ("wait-too-long", True, 0)

@@ -1,4 +1,4 @@
-"""The cache cannot be read or written: a full disk, a folder that cannot be made, a file without a right to read."""
+"""The cache cannot be read or written: the disk is full, the folder cannot be made, or the file is unreadable."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ NOBODY = 65534
 
 @pytest.fixture
 def no_folder(chain: Chain) -> str:
-    """A path through a file: its folder cannot be made, not even by root."""
+    """A cache path whose folder cannot be made, not even by root, because a file is in the path."""
     (chain.folder / "file").write_text("")
     return str(chain.folder / "file" / "folder" / "cache.json")
 
 
 def test_no_folder_with_supabase(chain: Chain, no_folder: str) -> None:
-    """The caller gets the token, with a warning that names the setting to change."""
+    """If the cache folder cannot be made, the caller gets the stored token, and a warning names the setting."""
     token = make_token()
     chain.database.put_token(token)
 
@@ -50,7 +50,7 @@ def test_no_folder_with_supabase(chain: Chain, no_folder: str) -> None:
 
 
 def test_no_folder_without_supabase(chain: Chain, no_folder: str) -> None:
-    """The caller issues once and gets the token with both warnings; with `fail`, the outage is the error."""
+    """Without Supabase and cache folder, a caller issues once, with two warnings. With `fail`, the outage is raised."""
     chain.supabase.stop()
     assert isinstance(error_of(chain, cache_path=no_folder, on_store_outage="fail"), StoreOutage)
 
@@ -62,10 +62,10 @@ def test_no_folder_without_supabase(chain: Chain, no_folder: str) -> None:
 
 
 def child(chain: Chain, *, largest_file: int | None = None, user: int | None = None, **variables: str) -> Any:  # noqa: ANN401 - JSON
-    """Return the result of a process under these limits."""
-    # One second of the time is for waiting.
+    """Run a caller in a process with these limits; return its result."""
+    # Most of this time is kept for issuing, so the caller waits for about a second.
     env = chain.variables | {"KIS_TOKEN_TIMEOUT": "23s"} | variables
-    # Another user has its own temporary folder for the machine's notes.
+    # Another user gets a temporary folder of its own for the files of the machine's lock.
     machine = os.environ | ({"TMPDIR": str(Path(env["KIS_TOKEN_CACHE"]).parent)} if user is not None else {})
     task = {"env": env, "largest_file": largest_file, "user": user, "machine": machine}
     with process(Path(__file__).with_name("restricted_process.py"), task) as (running, connection):
@@ -79,7 +79,7 @@ def child(chain: Chain, *, largest_file: int | None = None, user: int | None = N
 @posix
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_a_full_disk(chain: Chain, *, is_down: bool) -> None:
-    """On a disk that accepts no byte the caller gets a token and a warning, and no half-written file remains."""
+    """If the disk accepts no byte, the caller gets a token and a warning, and no half-written file remains."""
     token = make_token()
     chain.database.put_token(token)
     if is_down:
@@ -95,7 +95,7 @@ def test_a_full_disk(chain: Chain, *, is_down: bool) -> None:
 
 @posix
 def test_a_full_disk_with_a_cached_token(chain: Chain) -> None:
-    """A token that cannot be written does not damage the cached token, which is still used."""
+    """If a token cannot be written, the cached token is not damaged, and is used in an outage."""
     cached = stale_token()
     chain.cache_token(cached)
     before = (chain.folder / "cache.json").read_bytes()
@@ -115,7 +115,7 @@ def test_a_full_disk_with_a_cached_token(chain: Chain) -> None:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system without a free byte. Only root can make one."""
+    """A real file system without a free byte. Only root can make such a file system."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)]
@@ -130,7 +130,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_a_file_system_without_a_free_byte(chain: Chain, tiny_disk: Path, *, is_down: bool) -> None:
-    """On a file system that is full the caller gets the token, and no other file remains."""
+    """If the file system is full, the caller gets a token and a warning, and no temporary file remains."""
     chain.database.put_token(make_token())
     if is_down:
         chain.supabase.stop()
@@ -144,7 +144,7 @@ def test_a_file_system_without_a_free_byte(chain: Chain, tiny_disk: Path, *, is_
 
 @pytest.fixture
 def others() -> Iterator[tuple[Path, int]]:
-    """A folder of an ordinary user, and that user. The tests give up the rights of root, which may read everything."""
+    """A folder of an ordinary user, and the user's id. Root may read every file, so the tests change to this user."""
     if os.name != "posix":
         pytest.skip("needs POSIX modes")
     user = NOBODY if os.geteuid() == 0 else os.geteuid()
@@ -155,7 +155,7 @@ def others() -> Iterator[tuple[Path, int]]:
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_an_unreadable_file(chain: Chain, others: tuple[Path, int], *, is_down: bool) -> None:
-    """A file that its owner may not read is a miss, and is replaced by a readable one."""
+    """A cache file that its owner may not read is a miss, and the next token replaces it."""
     folder, user = others
     path = folder / "cache.json"
     path.touch(mode=0o600)
@@ -175,7 +175,7 @@ def test_an_unreadable_file(chain: Chain, others: tuple[Path, int], *, is_down: 
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_a_folder_that_may_only_be_read(chain: Chain, others: tuple[Path, int], *, is_down: bool) -> None:
-    """A file that cannot be replaced stays. Its token is used in an outage while it is valid, even without a lock."""
+    """If the cache folder is read-only, the cache file stays. In an outage, the valid token in the file is used."""
     folder, user = others
     path = folder / "cache.json"
     cached = make_token(left=30 * MINUTE)

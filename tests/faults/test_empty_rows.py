@@ -1,4 +1,4 @@
-"""Rows with a null value, in a table that allows it, or with blanks alone count as absent everywhere."""
+"""A row whose value is null, empty or blank counts as absent in every part of the project."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nullable(databases: MigratedDatabases) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def stand_in(nullable: Database) -> Iterator[PostgRESTStandIn]:
-    """Supabase for that project."""
+    """Supabase for the project of `nullable`."""
     keys = {READER: "kis_token_reader"}
     with PostgRESTStandIn(
         nullable.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, further_keys=keys
@@ -56,7 +56,7 @@ def stand_in(nullable: Database) -> Iterator[PostgRESTStandIn]:
 
 @pytest.fixture
 def own(chain: Chain, nullable: Database, stand_in: PostgRESTStandIn) -> Iterator[Chain]:
-    """A chain for that project, with empty tables."""
+    """A chain on the project of `nullable`, with empty tables."""
     nullable.clear()
     own = replace(chain, supabase=stand_in, database=nullable, stores=[])
     yield own
@@ -65,7 +65,7 @@ def own(chain: Chain, nullable: Database, stand_in: PostgRESTStandIn) -> Iterato
 
 
 def put(chain: Chain, value: str | None, *names: str) -> None:
-    """Store rows with this value that end in a day."""
+    """Store rows that have this value and an end in a day."""
     for name in names or ("app_key", "app_secret", "access_token"):
         chain.database.put(name, value, utc_now() + 24 * HOUR)  # type: ignore[arg-type]  # null is the subject here
 
@@ -80,7 +80,7 @@ def store_of(chain: Chain) -> SupabaseStore:
 @empty
 @sealed
 def test_the_given_keys_are_used(own: Chain, value: str | None, encryption_key: str) -> None:
-    """Without stored keys, key and secret of the settings issue the token, in one call, and it is stored."""
+    """If the stored keys are empty, the caller issues with the given keys, in one call, and stores the token."""
     put(own, value)
 
     got = own.resolve(encryption_key=encryption_key)
@@ -91,7 +91,7 @@ def test_the_given_keys_are_used(own: Chain, value: str | None, encryption_key: 
 
 @empty
 def test_without_given_keys_there_are_none(own: Chain, value: str | None) -> None:
-    """The error is that the slot has no app key; no call sends KIS the key "None"."""
+    """If the stored keys are empty and none are given, the error is the missing app key, and KIS is not called."""
     put(own, value)
 
     assert error_of(own, app_key="", app_secret="", cache_path="off").code == "missing-app-key"
@@ -100,7 +100,7 @@ def test_without_given_keys_there_are_none(own: Chain, value: str | None) -> Non
 
 @empty
 def test_half_of_a_pair_is_ignored(own: Chain, value: str | None) -> None:
-    """A stored secret without a key does not replace the given pair."""
+    """If the stored key is empty and only a secret is stored, the given pair is used."""
     own.database.put("app_secret", "c2VjcmV0LW9mLWEtdGVzdA==")
     put(own, value, "app_key")
 
@@ -109,7 +109,7 @@ def test_half_of_a_pair_is_ignored(own: Chain, value: str | None) -> None:
 
 @empty
 def test_a_reader_sees_no_token(own: Chain, value: str | None) -> None:
-    """A read-only key finds no stored token, and cannot issue."""
+    """A caller with a read-only key finds no token in an empty row, and gets an error because it cannot issue."""
     put(own, value)
     error = error_of(own, supabase_key=f"{ANON_KEY}\n{READER}", app_key="", app_secret="", cache_path="off")
 
@@ -119,7 +119,7 @@ def test_a_reader_sees_no_token(own: Chain, value: str | None) -> None:
 @empty
 @sealed
 def test_check_finds_none_stored(own: Chain, value: str | None, encryption_key: str) -> None:
-    """Neither the app key nor a token counts as stored, and no seal is reported as broken."""
+    """For empty rows, `check` reports that app key and token are not stored, and reports no broken seal."""
     put(own, value)
     settings = own.settings(encryption_key=encryption_key)
     issuer = KISIssuer(settings.base_url, settings.environment)
@@ -132,7 +132,7 @@ def test_check_finds_none_stored(own: Chain, value: str | None, encryption_key: 
 
 @empty
 def test_another_slot_s_empty_token_is_not_valid(own: Chain, value: str | None) -> None:
-    """A slot with the same key and a null token is not reported as a conflict."""
+    """If another slot with the same app key has a null token, `check` reports no conflict."""
     own.resolve(service_name="kis-second", cache_path="off")
     own.database.put_keys()
     own.database.owner.execute(
@@ -143,11 +143,12 @@ def test_another_slot_s_empty_token_is_not_valid(own: Chain, value: str | None) 
     findings = list(examine(settings, store_of(own), issuer, TurnedClock()))
 
     wrong = [finding.code for finding in findings if finding.state == "wrong"]
-    assert wrong == ([] if value is None else ["key-in-two-slots"])  # begin_issuance also decides by the column
+    # For a blank value, begin_issuance also reports a conflict: the functions judge the token by its column.
+    assert wrong == ([] if value is None else ["key-in-two-slots"])
 
 
 def test_status_shows_no_token(own: Chain) -> None:
-    """A row with null is not a token, even if its column has an end."""
+    """`status` shows no token for a row with null, even if the column of the row has an end."""
     put(own, None)
     status = collect(own.settings(), store_of(own), make_vault(()), only="kis")
 
@@ -156,7 +157,7 @@ def test_status_shows_no_token(own: Chain) -> None:
 
 @empty
 def test_seal_leaves_them(own: Chain, value: str | None) -> None:
-    """The empty rows are not sealed, and the others are."""
+    """`seal` seals the rows that have a value, and skips the empty rows."""
     put(own, value)
     own.database.put("app_key", APP_KEY.key)
 
@@ -166,7 +167,7 @@ def test_seal_leaves_them(own: Chain, value: str | None) -> None:
 @empty
 @sealed
 def test_set_keys_stores_a_pair_in_their_place(own: Chain, value: str | None, encryption_key: str) -> None:
-    """Keys can be stored over empty rows."""
+    """`set-keys` can store keys in place of empty rows."""
     put(own, value)
     settings = own.settings(encryption_key=encryption_key)
     vault = make_vault(settings.encryption_keys)
@@ -178,7 +179,7 @@ def test_set_keys_stores_a_pair_in_their_place(own: Chain, value: str | None, en
 
 @empty
 def test_nothing_is_revoked(own: Chain, value: str | None) -> None:
-    """Without a value there is no token to revoke."""
+    """`revoke` finds no token in an empty row."""
     put(own, value)
     settings = own.settings()
     issuer = KISIssuer(settings.base_url, settings.environment)
@@ -189,7 +190,7 @@ def test_nothing_is_revoked(own: Chain, value: str | None) -> None:
 @empty
 @sealed
 def test_the_manager_has_none(own: Chain, value: str | None, encryption_key: str) -> None:
-    """The guide's getters return None, and a token can be saved."""
+    """For empty rows, the guide's getters return None; a token can still be saved."""
     put(own, value)
     env = {"KIS_TOKEN_ENCRYPTION_KEY": encryption_key} if encryption_key else {}
     manager = SupabaseCredentialManager(own.supabase.url, SERVICE_KEY, env=env)
@@ -206,7 +207,7 @@ def test_the_manager_has_none(own: Chain, value: str | None, encryption_key: str
 
 @pytest.mark.parametrize("half", ["app_key", "app_secret"])
 def test_set_app_key_takes_no_blanks(own: Chain, half: str) -> None:
-    """The function itself refuses an empty half with 22023, and stores nothing."""
+    """The SQL function refuses a blank key or secret with 22023, and stores nothing."""
     key, secret = (" \t" if name == half else "x" for name in ("app_key", "app_secret"))
     with pytest.raises(KisTokenError) as caught:
         store_of(own).set_app_key("kis", key, secret, "production", keeps_token=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 HICCUPS = {
-    **{name: fault for name, fault in OUTAGES.items() if name != "redirect"},  # a redirect is never a hiccup
+    **{name: fault for name, fault in OUTAGES.items() if name != "redirect"},  # a redirect is never a short failure
     "502": Fault("answer", response=html_response(502)),
     "504": Fault("answer", response=Response(504, {"code": "PGRST003", "message": "timed out"})),
     "database-starts": Fault("answer", response=Response(503, {"code": "PGRST002", "message": "no schema cache"})),
@@ -39,7 +39,7 @@ keys = pytest.mark.parametrize("keys", ["given", "stored"])
 
 
 def inputs_of(chain: Chain, keys: str) -> dict[str, str]:
-    """Return the inputs of a job that passes the keys, or of one that finds them in the store."""
+    """Return the inputs of a job that passes the keys, or of a job whose keys are in the store."""
     if keys == "given":
         return {}
     chain.database.put_keys()
@@ -47,7 +47,7 @@ def inputs_of(chain: Chain, keys: str) -> dict[str, str]:
 
 
 def refuse_once(chain: Chain, clock: TurnedClock) -> None:
-    """Let the store refuse connections until a caller has slept."""
+    """Let the store refuse connections until the caller's first pause."""
     chain.supabase.stop()
 
     def start(_: float) -> None:
@@ -59,7 +59,7 @@ def refuse_once(chain: Chain, clock: TurnedClock) -> None:
 @hiccups
 @keys
 def test_one_read_that_fails_once_costs_no_token(chain: Chain, name: str, keys: str) -> None:
-    """The read is repeated within a second, and the stored token is used, without a warning."""
+    """If a read fails once, it is repeated within a second, and the stored token is used without a warning."""
     inputs = inputs_of(chain, keys)
     token = make_token()
     chain.database.put_token(token)
@@ -75,7 +75,7 @@ def test_one_read_that_fails_once_costs_no_token(chain: Chain, name: str, keys: 
 
 @keys
 def test_a_refused_connection_costs_no_token(chain: Chain, keys: str) -> None:
-    """If the store does not listen for a moment, the stored token is used."""
+    """If the store refuses connections for a moment, the stored token is still used."""
     inputs = inputs_of(chain, keys)
     token = make_token()
     chain.database.put_token(token)
@@ -89,7 +89,7 @@ def test_a_refused_connection_costs_no_token(chain: Chain, keys: str) -> None:
 
 
 def test_a_name_server_that_fails_once_costs_no_token(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the store's name cannot be resolved for a moment, the stored token is used."""
+    """If the store's name cannot be resolved for a moment, the stored token is still used."""
     token = make_token()
     chain.database.put_token(token)
     resolve, failures = socket.getaddrinfo, [socket.gaierror(socket.EAI_AGAIN, "try again")]
@@ -106,7 +106,7 @@ def test_a_name_server_that_fails_once_costs_no_token(chain: Chain, monkeypatch:
 
 @pytest.mark.parametrize("times", [3, 8])
 def test_a_store_that_is_out_for_a_while_costs_no_token(chain: Chain, times: int) -> None:
-    """A caller without a token repeats the read for a good part of its time; one line says that it waits."""
+    """If several reads fail, a caller without a token repeats the read, logs one line and uses the stored token."""
     token = make_token()
     chain.database.put_token(token)
     chain.supabase.server.add_fault(replace(OUTAGES["503"], times=times))
@@ -120,7 +120,7 @@ def test_a_store_that_is_out_for_a_while_costs_no_token(chain: Chain, times: int
 
 @pytest.mark.parametrize("mode", ["rotate", "force", "check"])
 def test_one_read_that_fails_once_spoils_no_other_mode(chain: Chain, mode: str) -> None:
-    """A rotation, a forced renewal and a check go on as without the failure."""
+    """If a read fails once, `rotate`, `force` and `check` repeat it and continue without a warning."""
     age = 8 * HOUR if mode == "force" else MINUTE
     chain.database.put_token(make_token(left=24 * HOUR - age, age=age))
     chain.supabase.server.add_fault(replace(OUTAGES["reset"], path=TABLE))
@@ -139,7 +139,7 @@ def test_a_write_that_fails_costs_one_call_all_the_same(
     after: bool,  # noqa: FBT001 - a table
     times: int,
 ) -> None:
-    """Begin and commit are repeated: one lease, one call, one stored token, no warning."""
+    """If begin or commit fails, it is repeated: there is one tokenP call, one stored token and no warning."""
     chain.supabase.server.add_fault(Fault("reset", path, times, after=after))
 
     got = chain.resolve()
@@ -150,7 +150,7 @@ def test_a_write_that_fails_costs_one_call_all_the_same(
 
 
 def test_an_abort_that_fails_once_delays_no_caller(chain: Chain) -> None:
-    """The lease is given back at the second try, and the next caller issues at once."""
+    """If abort fails once, it is repeated and ends the lease, so the next caller issues at once."""
     chain.kis.production.stop()
     chain.supabase.server.add_fault(Fault("reset", ABORT))
     with pytest.raises(IssuerOutage):
@@ -162,7 +162,7 @@ def test_an_abort_that_fails_once_delays_no_caller(chain: Chain) -> None:
 
 
 def test_a_valid_cached_token_is_waited_for_no_longer_than_a_second(chain: Chain) -> None:
-    """With a valid token in the cache, an outage costs two quick tries."""
+    """In an outage, a caller with a valid cached token waits less than a second for the store."""
     token = stale_token()
     chain.cache_token(token)
     chain.supabase.stop()
@@ -176,7 +176,7 @@ def test_a_valid_cached_token_is_waited_for_no_longer_than_a_second(chain: Chain
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_renewal_is_patient_although_a_token_is_cached(chain: Chain, mode: str) -> None:
-    """A cached token cannot replace a renewal, which waits for the store."""
+    """`rotate` and `force` wait for the store, although a token is cached."""
     chain.cache_token(make_token())
     chain.database.put_token(stale_token())
     chain.supabase.server.add_fault(replace(OUTAGES["reset"], times=6))
@@ -185,7 +185,7 @@ def test_a_renewal_is_patient_although_a_token_is_cached(chain: Chain, mode: str
 
 
 def test_a_program_with_a_valid_token_is_not_held_up(chain: Chain) -> None:
-    """A client without a cache that has a stale token does not wait for the store in an outage, and issues nothing."""
+    """In an outage, a client with a stale token and no cache does not wait for the store, and issues no token."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.stop()
@@ -206,7 +206,7 @@ def test_a_program_with_a_valid_token_is_not_held_up(chain: Chain) -> None:
 
 @pytest.fixture
 def behind_tls(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hiccuping]:
-    """The store behind a relay that ends TLS, as Supabase's gateway does, and that fails on request."""
+    """The store behind a TLS relay whose handshakes can fail."""
     path, context = make_certificate(chain.folder)
     monkeypatch.setenv("SSL_CERT_FILE", path)
     with Hiccuping(int(chain.supabase.url.rpartition(":")[2]), context) as relay:
@@ -216,7 +216,7 @@ def behind_tls(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hiccup
 @pytest.mark.parametrize("how", ["closed", "plain-502"])
 @pytest.mark.parametrize("at", ["read", "begin", "commit"])
 def test_a_handshake_that_fails_once_is_repeated(chain: Chain, behind_tls: Hiccuping, at: str, how: str) -> None:
-    """A connection that breaks within TLS is repeated, for reads and writes."""
+    """If the TLS handshake of a read or a write fails once, the call is repeated."""
     behind_tls.how = how
     resolver = chain.resolver(supabase_url=behind_tls.url)
     if at != "read":
@@ -240,7 +240,7 @@ def test_a_handshake_that_fails_once_is_repeated(chain: Chain, behind_tls: Hiccu
 
 
 def test_kis_that_cannot_be_reached_once_costs_another_lease(chain: Chain) -> None:
-    """If nothing was sent, the lease is given back and requested again, once, and there is one call."""
+    """If KIS cannot be reached once, the caller gives the lease back, gets another lease, and makes one call."""
     failures = [IssuerOutage("kis-unreachable", "KIS does not answer (gaierror)", sent=False)]
     issuer = WatchedIssuer(chain, before=lambda: raise_first(failures))
 
@@ -251,7 +251,7 @@ def test_kis_that_cannot_be_reached_once_costs_another_lease(chain: Chain) -> No
 
 
 def raise_first(errors: list[IssuerOutage]) -> None:
-    """Raise the first of the remaining errors."""
+    """Raise one of the errors and remove it from the list. If no error is left, do nothing."""
     if errors:
         raise errors.pop()
 
@@ -265,7 +265,7 @@ NOWHERE: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("name", NOWHERE)
 def test_answers_that_make_no_progress_have_an_end(chain: Chain, name: str) -> None:
-    """After a few repetitions with pauses it counts as an outage, and no caller issues."""
+    """If the answers of begin allow no progress, the caller fails after some tries with pauses, and does not issue."""
     body = {**NOWHERE[name], "server_now": utc_now().isoformat()}
     chain.supabase.server.add_fault(Fault("answer", BEGIN, 9999, Response(200, body)))
     clock = chain.clock()
@@ -285,7 +285,7 @@ def test_answers_that_make_no_progress_have_an_end(chain: Chain, name: str) -> N
     ids=["number", "list", "odd-status", "odd-version"],
 )
 def test_an_invalid_answer_to_commit_does_not_cost_the_token(chain: Chain, body: object) -> None:
-    """The caller gets and caches the issued token after any answer of the store to commit."""
+    """If the answer to commit is invalid, the caller still uses and caches the issued token, with a warning."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 999, Response(200, body)))
 
     got = chain.resolve()
@@ -295,7 +295,7 @@ def test_an_invalid_answer_to_commit_does_not_cost_the_token(chain: Chain, body:
 
 
 def test_a_fresh_cached_token_does_not_wait_for_a_store_that_refuses(chain: Chain) -> None:
-    """With a fresh token in the cache, a refused connection costs one try; any other failure costs two."""
+    """With a fresh cached token, a refused connection is not repeated; other failures are repeated within a second."""
     token = make_token()
     chain.cache_token(token)
     chain.supabase.server.add_fault(replace(OUTAGES["reset"], times=9))

@@ -37,7 +37,7 @@ _Answer = TypeVar("_Answer")
 
 
 def test_without_the_store_a_token_is_issued_only_after_patience(chain: Chain) -> None:
-    """The default, issue, is the last resort: the caller first waits half of the time that issuing does not need."""
+    """A caller first waits for the store for half of the time that issuing does not need, and only then issues."""
     chain.supabase.stop()
     clock = chain.clock()
 
@@ -49,7 +49,7 @@ def test_without_the_store_a_token_is_issued_only_after_patience(chain: Chain) -
 
 
 def test_a_store_that_is_back_when_the_runtime_is_built_is_used(chain: Chain) -> None:
-    """After the fast path has met an outage, the rest of the program reads once more before it would issue alone."""
+    """If the first read meets an outage, the caller reads the store once more before it issues without the store."""
     token = make_token()
     chain.database.put_token(token)
     chain.supabase.stop()
@@ -63,7 +63,7 @@ def test_a_store_that_is_back_when_the_runtime_is_built_is_used(chain: Chain) ->
 
 
 def test_a_store_that_is_back_when_the_lock_is_free_is_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that has waited for another caller of its machine reads the store again."""
+    """When a caller gets the machine's lock, it reads the store again, and uses the stored token."""
     token = make_token()
     chain.database.put_token(token)
     chain.supabase.stop()
@@ -89,7 +89,7 @@ def test_begin_that_reaches_the_database_and_whose_answers_are_lost(
     kind: FaultKind,
     after: bool,  # noqa: FBT001 - a table
 ) -> None:
-    """A caller that may hold a lease without knowing it does not issue, and the next holder issues once."""
+    """If all answers of begin are lost, the caller may have a lease and does not issue. The next caller issues once."""
     chain.supabase.server.add_fault(Fault(kind, BEGIN, 999, after=after))
     with pytest.raises(StoreOutage):
         chain.resolve()
@@ -101,7 +101,7 @@ def test_begin_that_reaches_the_database_and_whose_answers_are_lost(
 
 
 def test_answers_of_begin_that_come_back_after_a_lease_s_time(chain: Chain) -> None:
-    """A lease that no caller knows of ends; the caller begins again, and there is one call."""
+    """If begin's answers are lost for longer than a lease lasts, the caller gets another lease and calls KIS once."""
     chain.supabase.server.add_fault(Fault("reset", BEGIN, 18, after=True))
     clock = chain.clock()
 
@@ -113,7 +113,7 @@ def test_answers_of_begin_that_come_back_after_a_lease_s_time(chain: Chain) -> N
 
 @pytest.mark.parametrize("seconds", [2, 12, 40])
 def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, seconds: float) -> None:
-    """None of the callers issues beside the holder: they wait for the store, and get the holder's token."""
+    """If the store restarts while callers wait for a holder, the callers get the holder's token and do not issue."""
     holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = chain.clock()
@@ -136,13 +136,13 @@ def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, sec
 
 
 def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
-    """Six concurrent callers on separate machines, in real time, get the token of the holder's one call."""
+    """Six concurrent callers on separate machines, in real time, get the token that the holder commits."""
     holder, token = Caller(chain.database), make_token()
     holder.begin()
     resolvers = [chain.resolver(SystemClock(), cache_path="off", timeout="60s") for _ in range(6)]
     begun, noticed = threading.Semaphore(0), threading.Semaphore(0)
     for store in chain.stores:
-        # The calls do not change; the test learns the end of each.
+        # These wrappers report the end of each call to the test.
         store.begin = partial(do_and_notice, store.begin, begun)  # type: ignore[method-assign]  # noticed
         store.read = partial(do_and_notice, store.read, noticed)  # type: ignore[method-assign]  # noticed
 
@@ -172,7 +172,7 @@ def do_and_notice(
 
 
 def test_a_waiter_whose_store_stays_away_does_not_issue(chain: Chain) -> None:
-    """A caller that knows of a current lease gets an error when its time is over."""
+    """If another caller has the lease, a waiting caller does not issue in an outage: it fails at its deadline."""
     Caller(chain.database, label="acme/bot run 7 trade").begin()
     clock = chain.clock()
     clock.on_sleep = lambda _: chain.supabase.stop()
@@ -183,7 +183,7 @@ def test_a_waiter_whose_store_stays_away_does_not_issue(chain: Chain) -> None:
 
 
 def test_a_key_that_changes_while_the_store_goes_away_issues_nothing(chain: Chain) -> None:
-    """If the second read, for a changed key, gets no answer, the store has still answered in this call."""
+    """If begin reports a changed key and the next read gets no answer, the caller does not issue without the store."""
     resolver = chain.resolver()
     view = resolver.look()
     chain.database.put_keys(OTHER)
@@ -197,7 +197,7 @@ def test_a_key_that_changes_while_the_store_goes_away_issues_nothing(chain: Chai
 def test_trouble_of_this_machine_is_no_reason_to_issue_alone(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """If a certificate or a proxy blocks the store, the error names it; a cached token is used."""
+    """If a certificate or a proxy blocks the store, the caller does not issue; a cached token is used."""
     _, context = make_certificate(chain.folder)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
@@ -216,7 +216,7 @@ def test_trouble_of_this_machine_is_no_reason_to_issue_alone(
 
 
 def test_a_read_only_key_never_issues_alone(chain: Chain) -> None:
-    """A read-only key cannot store a token: the outage is the error, although app key and secret are given."""
+    """In an outage, a caller with a read-only key does not issue, even if app key and secret are given."""
     chain.supabase.stop()
     claims = {"role": "kis_token_reader", "iat": 1, "exp": 9999999999}
     middle = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
@@ -226,7 +226,10 @@ def test_a_read_only_key_never_issues_alone(chain: Chain) -> None:
 
 
 def test_a_client_whose_store_goes_away_after_a_read_issues_nothing(chain: Chain) -> None:
-    """A rejected token is looked up once. If the store answers that, it is not an outage; one timeout covers both."""
+    """If the store answers the read for a rejected token and then fails, the client does not issue.
+
+    One timeout covers the read and the renewal.
+    """
     held = chain.resolve(cache_path="off").token
     chain.pass_time(7 * 3600)
     chain.supabase.server.forget()
@@ -244,7 +247,7 @@ def test_a_client_whose_store_goes_away_after_a_read_issues_nothing(chain: Chain
 
 
 def test_a_silent_proxy_is_no_reason_to_issue_alone(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that does not answer is a fault of this machine: the error is the outage."""
+    """A proxy that does not answer is a fault of this machine: the caller gets the outage and does not issue."""
     with black_hole() as url:
         monkeypatch.setenv("HTTPS_PROXY", url)
         with pytest.raises(StoreOutage) as caught:
@@ -256,7 +259,7 @@ def test_a_silent_proxy_is_no_reason_to_issue_alone(chain: Chain, monkeypatch: p
     "inputs", [{"mode": "rotate"}, {"app_key": "", "app_secret": ""}], ids=["rotate", "keys-stored"]
 )
 def test_a_store_that_is_back_serves_callers_that_issue_nothing_alone(chain: Chain, inputs: dict[str, str]) -> None:
-    """After an outage on the fast path the store is read again, with any policy for outages."""
+    """If the first read meets an outage, a caller that never issues without the store also reads the store again."""
     chain.database.put_keys()
     token = make_token(left=24 * HOUR - MINUTE, age=MINUTE)
     chain.database.put_token(token)
@@ -269,7 +272,7 @@ def test_a_store_that_is_back_serves_callers_that_issue_nothing_alone(chain: Cha
 
 
 def test_a_check_without_the_store_names_the_outage(chain: Chain) -> None:
-    """Without a cached token, the error of a check is that the store does not answer."""
+    """If the store does not answer and no token is cached, the error of `check` is the outage."""
     chain.supabase.stop()
     with pytest.raises(StoreOutage):
         chain.resolve(mode="check")

@@ -1,4 +1,4 @@
-"""KIS fails: for a caller with a stale, a just expired or no token, and together with Supabase."""
+"""KIS fails: the caller has a stale token, an expired token or no token, or Supabase fails too."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ DAY_SECONDS = 86400
 
 
 def answer(token: str, left: timedelta | None = None, **members: object) -> Response:
-    """Return an answer of tokenP with these members; ``left`` is the time until its expiry."""
+    """Return an answer of tokenP with these members; ``left`` is the time until the token's end."""
     end = {} if left is None else {"access_token_token_expired": f"{(utc_now() + left).astimezone(KST):%F %T}"}
     return Response(200, {"access_token": token, "token_type": "Bearer", **end, **members})
 
 
 @dataclass(frozen=True)
 class KISFault:
-    """A failure of KIS. ``calls``: how many tokenP calls reach KIS until a caller without a token gives up.
+    """A failure of KIS.
 
-    With ``passes`` the failure is a matter of a minute, and the next caller gets the time to wait instead of it.
+    ``calls`` is the number of tokenP calls that reach KIS before a caller without a token gives up. If ``passes`` is
+    True, KIS only asks for a pause of a minute, and a caller with a stale token gets no warning.
     """
 
     code: str
@@ -76,7 +77,8 @@ FAULTS = {
     "EGW00133": _answered(error_response("EGW00133", TOKEN_PATH), "kis-rate-limited", calls=2, passes=True),
 }
 
-#: One fault of each kind: request not sent, outcome unknown, no token, refused, too early.
+#: One fault of each kind: the request is not sent, the answer is lost, the answer has no token, KIS refuses the key,
+#: the call is too early.
 OUTCOMES = ("refused", "reset", "html-200", "EGW00103", "EGW00133")
 
 each = pytest.mark.parametrize("name", FAULTS)
@@ -84,7 +86,7 @@ each_outcome = helpers.each_outcome(FAULTS, OUTCOMES)
 
 
 def fail(chain: Chain, name: str) -> dict[str, str]:
-    """Cause the fault; return the inputs under which callers meet it."""
+    """Cause the fault; return the inputs with which a caller meets the fault."""
     if name == "refused":
         chain.kis.production.stop()
     elif name == "unresolvable":
@@ -95,14 +97,14 @@ def fail(chain: Chain, name: str) -> dict[str, str]:
 
 
 def assert_lease_is_given_back(database: Database) -> None:
-    """Assert that no caller has to wait for the end of the lease."""
+    """Assert that an abort ended the last lease, and that no lease ended with a token."""
     assert database.outcomes()[-1] == "aborted"
     assert "committed" not in database.outcomes()
 
 
 @each_outcome
 def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
-    """The valid token is used with a warning, after at most one call; the row and the cache stay."""
+    """A stale token is used after at most one tokenP call; the stored rows stay, and the lease is given back."""
     token = stale_token()
     chain.database.put_token(token)
     inputs = fail(chain, name)
@@ -121,7 +123,7 @@ def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
 
 @each
 def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
-    """The caller gets one error after one call, or after two if it waited a minute. No token is stored or cached."""
+    """If no token is valid, the caller gets the error of the fault, and no token is stored or cached."""
     chain.database.put_token(expired_token())
     inputs = fail(chain, name)
 
@@ -153,9 +155,9 @@ def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
 
 @each_outcome
 def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
-    """A cached token is used without a call to KIS.
+    """If Supabase fails too, a cached token is used without a call to KIS.
 
-    Without one, at most one call is made, and KIS's error is the error.
+    Without a cached token, the caller makes at most one call and gets KIS's error.
     """
     chain.supabase.stop()
     inputs = fail(chain, name)
@@ -173,7 +175,7 @@ def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_a_variable_that_names_no_certificates(chain: Chain, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """A valid token is still used; without one the error names the variable. No request is sent."""
+    """If a variable names no certificates, a stale token is used; without a token, the error names the variable."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.setenv(variable, "/no/such/file.pem")
     url = chain.kis.production_url.replace("http:", "https:")
@@ -190,7 +192,7 @@ def test_a_variable_that_names_no_certificates(chain: Chain, monkeypatch: pytest
 
 @helpers.each_outcome([name for name in FAULTS if name not in KIS_REFUSALS], OUTCOMES)
 def test_when_kis_works_again(chain: Chain, name: str) -> None:
-    """Except after a refusal only KIS's minute remains: the next caller gets the token with one call."""
+    """When KIS works again after any fault but a refusal, the next caller gets a token with one call."""
     with pytest.raises(Exception, match=r"\[kis-"):
         chain.resolve(**fail(chain, name))
     chain.kis.production.clear_faults()
@@ -211,10 +213,10 @@ def _ends_in(left: timedelta, **members: object) -> tuple[Response, timedelta]:
 
 
 def _unusual_answers() -> dict[str, tuple[Response, timedelta]]:
-    """The answers, and the time from now to the end of the token of each."""
+    """Unusual answers of tokenP, each with the time left until the token's end."""
     jwt = make_token(left=20 * HOUR, age=4 * HOUR).value
     return {
-        # The end counts, not expires_in: KIS returns the whole validity for an older token, too.
+        # The end decides, not expires_in: for an older token, KIS returns the whole validity in expires_in.
         "longer-expires-in": _ends_in(3 * HOUR, expires_in=DAY_SECONDS),
         "shorter-expires-in": _ends_in(20 * HOUR, expires_in=60),
         "no-expires-in": _ends_in(20 * HOUR),
@@ -230,7 +232,7 @@ def _unusual_answers() -> dict[str, tuple[Response, timedelta]]:
 
 @pytest.mark.parametrize("name", _unusual_answers())
 def test_an_unusual_answer_with_a_token(chain: Chain, name: str) -> None:
-    """The token is stored without white space and with its earliest end, and the next caller reads the same."""
+    """A token is stored without white space and with the earliest end in the answer; the next caller uses it."""
     response, left = _unusual_answers()[name]
     chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=response))
 

@@ -1,4 +1,4 @@
-"""Without the store, the callers of one machine make one tokenP call a minute, with any caches."""
+"""Without the store, the callers of one machine make one tokenP call a minute, with or without a cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CACHES: dict[str, Callable[[Path], str]] = {
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_five_callers_of_one_machine_without_a_cache_make_one_call(chain: Chain, cache: str) -> None:
-    """One caller gets the token; the others, which cannot get it, get an error that KIS was called a moment ago."""
+    """Without a cache, one caller gets the token; the other four get an error that KIS must not be called yet."""
     (chain.folder / "a-file").write_text("")
     (chain.folder / "a-folder" / "x").mkdir(parents=True)
     chain.supabase.stop()
@@ -51,7 +51,7 @@ def test_five_callers_of_one_machine_without_a_cache_make_one_call(chain: Chain,
 
 
 def test_callers_with_caches_of_their_own_make_one_call(chain: Chain) -> None:
-    """Jobs of several runners on one machine, each with its own cache file, make one call together."""
+    """Two jobs on one machine, each with its own cache file, make only one call together."""
     chain.supabase.stop()
     assert chain.resolve(cache_path=str(chain.folder / "a.json")).source == "oauth"
     with pytest.raises(IssuerRateLimited):
@@ -60,7 +60,7 @@ def test_callers_with_caches_of_their_own_make_one_call(chain: Chain) -> None:
 
 
 def test_another_account_of_the_machine_is_not_kept_waiting(chain: Chain) -> None:
-    """KIS's minute is counted per app key: a call with another key does not count."""
+    """KIS allows one call a minute for each app key, so a call with another app key does not have to wait."""
     chain.supabase.stop()
     chain.resolve(cache_path="off")
     with pytest.raises(KisTokenError) as caught:
@@ -80,7 +80,7 @@ def test_a_call_that_was_never_sent_uses_no_minute(chain: Chain) -> None:
 
 
 def test_without_a_private_folder_no_caller_issues_alone(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without a safe place for a lock gets an error and does not call KIS; a cached token is used."""
+    """Without a private folder for the lock, a caller does not call KIS and gets an error; a cached token is used."""
     monkeypatch.setattr(type(chain), "machine", LocalMachine(list))
     chain.supabase.stop()
     with pytest.raises(KisTokenError) as caught:
@@ -93,7 +93,7 @@ def test_without_a_private_folder_no_caller_issues_alone(chain: Chain, monkeypat
 
 @pytest.mark.parametrize("knows", ["of-a-holder", "of-a-lost-answer", "of-its-own-call"])
 def test_a_caller_remembers_a_lease_from_the_call_before(chain: Chain, knows: str) -> None:
-    """A program, or another job of the machine, that knows of a lease or a call does not issue beside it later."""
+    """In an outage, no caller issues for a minute after a caller of the same machine met a lease or called KIS."""
     if knows == "of-a-holder":
         Caller(chain.database, label="acme/bot run 7 trade").begin()
     elif knows == "of-a-lost-answer":
@@ -115,7 +115,7 @@ def test_a_caller_remembers_a_lease_from_the_call_before(chain: Chain, knows: st
 
 @pytest.mark.parametrize("seconds", [1, 2, 30, 60])
 def test_a_clock_that_is_set_back_lifts_no_minute(chain: Chain, seconds: int) -> None:
-    """The minute after a call holds if the clock goes back, and ends if the clock was far ahead."""
+    """If the clock goes back a minute after a call, callers still wait; if it goes back an hour, they do not."""
     chain.supabase.stop()
     chain.resolve(cache_path="off")
     with pytest.raises(IssuerRateLimited):

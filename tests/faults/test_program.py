@@ -1,4 +1,4 @@
-"""The action's program as a step runs it, without Supabase: the cost of an outage above a plain start."""
+"""The time that an outage of Supabase adds to a step that runs the action's program."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from tests.resolver_harness import Chain
 
-#: A package index without a server: no test here may need a package.
+#: A package index without a server, because no test of this file may install a package.
 NOWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}
 
 
 def timed_step(chain: Chain, folder: Path, **inputs: str) -> tuple[Ended, float]:
-    """Return the end of a step, and its duration in seconds."""
+    """Run a step; return its result and its duration in seconds."""
     given = {
         "supabase-url": chain.supabase.url,
         "supabase-key": SERVICE_KEY,
@@ -39,7 +39,7 @@ def timed_step(chain: Chain, folder: Path, **inputs: str) -> tuple[Ended, float]
 
 @pytest.fixture
 def start_up(chain: Chain, tmp_path: Path) -> float:
-    """Return the time of a step that finds a fresh token in Supabase; the cache then holds a stale one."""
+    """Return the seconds of a step that finds a fresh token in Supabase. Then cache a stale token."""
     chain.database.put_token(make_token())
     chain.supabase.start()
     taken = min(timed_step(chain, tmp_path / f"plain-{number}", cache_path="off")[1] for number in range(3))
@@ -54,9 +54,9 @@ def assert_cached_token(chain: Chain, ended: Ended) -> None:
 
 
 def assert_costs_less(chain: Chain, folder: Path, start_up: float, limit: float, **inputs: str) -> None:
-    """Assert that the cached token comes within ``limit`` of a plain start.
+    """Assert that a step outputs the cached token at most ``limit`` seconds later than a plain start.
 
-    Repeated, because the machine may be slow: then a step with a timeout may end without a token.
+    The step is repeated, because on a slow machine a step with a timeout may end without a token.
     """
     quickest = limit + start_up
     for number in range(12):
@@ -70,26 +70,26 @@ def assert_costs_less(chain: Chain, folder: Path, start_up: float, limit: float,
 
 
 def test_refused_costs_less_than_a_second(chain: Chain, tmp_path: Path, start_up: float) -> None:
-    """If Supabase refuses connections, the cached token comes within 1 s of the program's own start-up."""
+    """If Supabase refuses connections, a step takes at most 1 s longer than a plain start."""
     chain.supabase.stop()
     assert_costs_less(chain, tmp_path, start_up, 1)
 
 
 def test_a_black_hole_costs_less_than_six_seconds(chain: Chain, tmp_path: Path, start_up: float) -> None:
-    """If Supabase is a black hole, the cached token comes within 6 s."""
+    """If connections to Supabase get no answer, a step takes at most 6 s longer than a plain start."""
     with black_hole() as url:
         assert_costs_less(chain, tmp_path, start_up, 6, supabase_url=url)
 
 
 def test_a_short_timeout_leaves_time_for_the_cached_token(chain: Chain, tmp_path: Path, start_up: float) -> None:
-    """With less time than a read may take, which is 5 s, the cached token comes before the timeout."""
-    seconds = min(2 + math.ceil(start_up), 4)  # more on a busy machine
+    """If the timeout is shorter than the 5 s of a read, the step still outputs the cached token in time."""
+    seconds = min(2 + math.ceil(start_up), 4)  # a longer timeout on a busy machine
     with black_hole() as url:
         assert_costs_less(chain, tmp_path, start_up, seconds, supabase_url=url, timeout=f"{seconds}s")
 
 
 def test_with_nothing_the_timeout_is_the_end(chain: Chain, tmp_path: Path) -> None:
-    """Without any token, one error line with its code comes by then; it names the part that did not answer."""
+    """Without any token, the step ends at its timeout with one error, which names the part that did not answer."""
     said, log, taken = "Supabase did not answer within", "", math.inf
     seconds = 12  # a read may take 5 s; the rest is for the start on a busy machine
     with black_hole() as url:

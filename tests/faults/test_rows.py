@@ -33,7 +33,7 @@ def naive(moment: datetime, zone: timezone = KST) -> str:
     return moment.astimezone(zone).replace(tzinfo=None).isoformat()
 
 
-#: The forms of a token's end: in the JSON, and in the column, where PostgreSQL reads a missing offset as UTC.
+#: Forms of a token's end in the JSON and in the column. PostgreSQL reads a column value without an offset as UTC.
 FORMS: dict[str, Callable[[datetime], tuple[object, str | None]]] = {
     "naive": lambda end: (naive(end), naive(end)),
     "naive-with-a-blank": lambda end: (naive(end).replace("T", " "), naive(end).replace("T", " ")),
@@ -60,7 +60,7 @@ def put(database: Database, name: str, end: datetime) -> None:
 
 @form
 def test_a_valid_token_in_any_form(chain: Chain, name: str) -> None:
-    """The token is used while it is valid, and is not changed; one in naive UTC is replaced nine hours too soon."""
+    """A valid token is used with any form of its end. An end in naive UTC counts as nine hours earlier."""
     end = (utc_now() + 20 * HOUR).replace(microsecond=0)
     put(chain.database, name, end)
 
@@ -75,7 +75,7 @@ def test_a_valid_token_in_any_form(chain: Chain, name: str) -> None:
 @form
 @pytest.mark.parametrize("ago", [MINUTE, 8 * HOUR], ids=["1 min", "8 h"])
 def test_an_expired_token_in_any_form(chain: Chain, name: str, ago: timedelta) -> None:
-    """The token counts as expired, also while its naive column is nine hours ahead: one call replaces it for all."""
+    """An expired token is replaced with one tokenP call, even if its naive column is nine hours ahead."""
     put(chain.database, name, utc_now() - ago)
 
     got = chain.resolve(cache_path="off")
@@ -129,7 +129,7 @@ def test_a_broken_row_beside_a_cached_token(chain: Chain, name: str) -> None:
 
 @broken
 def test_a_broken_row_and_no_kis(chain: Chain, name: str) -> None:
-    """A stale cached token that is still valid is used, with a warning; the row stays."""
+    """If the row is broken and KIS fails, a stale cached token is used, with a warning; the row stays."""
     chain.database.put("access_token", BROKEN[name])
     token = stale_token()
     chain.cache_token(token)
@@ -142,7 +142,7 @@ def test_a_broken_row_and_no_kis(chain: Chain, name: str) -> None:
 
 
 def test_a_jwt_without_any_other_expiry(chain: Chain) -> None:
-    """A token that contains its own end needs no other source for it."""
+    """A JWT contains its own end, so the row needs no other end."""
     token = make_token()
     chain.database.put("access_token", json.dumps({"access_token": token.value}))
 
@@ -151,11 +151,11 @@ def test_a_jwt_without_any_other_expiry(chain: Chain) -> None:
     assert (got.token.expires_at, got.source, chain.issue_calls) == (token.expires_at, "supabase", 0)
 
 
-# rows that do not count
+# inactive and duplicate rows
 
 
 def test_an_inactive_token(chain: Chain) -> None:
-    """An inactive token counts as absent, although valid: one call, and the row is active with the new token."""
+    """A valid token in an inactive row counts as absent: a caller issues a token, and the row is active again."""
     chain.database.put_token(make_token(), active=False)
 
     got = chain.resolve(cache_path="off")
@@ -166,7 +166,7 @@ def test_an_inactive_token(chain: Chain) -> None:
 
 
 def test_an_inactive_key(chain: Chain) -> None:
-    """Stored keys of which one is inactive count as absent: the settings' keys are used."""
+    """If one of the two stored keys is inactive, the stored pair counts as absent, and the given keys are used."""
     chain.database.put_keys(OTHER)
     chain.database.owner.execute("update api_credentials set is_active = false where credential_type = 'app_secret'")
 
@@ -190,7 +190,7 @@ def double(chain: Chain, make_database: Callable[[], Database]) -> Iterator[Chai
 
 
 def put_both(database: Database, *tokens: Token) -> None:
-    """Store tokens side by side."""
+    """Store several token rows in one slot."""
     for token in tokens:
         database.owner.execute(
             "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
@@ -212,7 +212,7 @@ def test_a_double_row_with_a_valid_token(double: Chain, *, is_last: bool) -> Non
 
 
 def test_a_double_row_without_a_valid_token(double: Chain) -> None:
-    """The error has the database's text, because no token can be stored; KIS is not called."""
+    """If duplicate rows prevent the storing of a token, the error has the database's text, and KIS is not called."""
     put_both(double.database, expired_token(), expired_token())
 
     with stored_stays(double):

@@ -1,4 +1,4 @@
-"""Supabase fails, at once or at any later point of the chain: with a valid token and without one."""
+"""Supabase fails at the first read or at a later point of the chain, with and without a valid token."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ OUTAGES = {
     "empty-200": Fault("answer", response=Response(200)),
     "other-json": Fault("answer", response=Response(200, {"message": "hello"})),
 }
-#: Answers of a lasting state, and their codes.
+#: Answers that a repetition does not change, and their error codes.
 PERSISTENT = {
     "402": (Response(402, {"message": RESTRICTED.format("exceed_egress_quota")}), "store-restricted"),
     "404": (html_response(404), "store-not-supabase"),
     "redirect": (Response(302, b"", {"Location": "https://example.com/"}), "store-redirects"),
 }
-#: These answers show that a part works, so no caller issues alone.
+#: These answers show that a part of Supabase works, so no caller issues without the store.
 GATEWAYS = ("429", "403-page", *PERSISTENT)
 OUTAGES |= {name: Fault("answer", response=response) for name, (response, _) in PERSISTENT.items()}
-#: The codes that differ from ``store-unreachable``.
+#: The outages whose error code is not ``store-unreachable``.
 CODES = {"540": "store-paused", **{name: code for name, (_, code) in PERSISTENT.items()}}
 
-#: The answers to a configuration error, and its code.
+#: Answers that report a configuration error, and their error codes.
 CONFIGURATION_ERRORS = {
     "401": (Response(401, {"message": "Invalid API key"}), "store-key-rejected"),
     "legacy-key": (Response(401, {"message": "Legacy API keys are disabled"}), "store-legacy-keys-disabled"),
@@ -77,7 +77,7 @@ CONFIGURATION_ERRORS = {
 #: One outage of each kind: request not sent, answer lost, error answer, invalid answer.
 OUTCOMES = ("refused", "unresolvable", "reset", "503", "html-200", "402")
 
-#: A read can also fail at the name; the calls after the read cannot.
+#: Only the first read can fail because the name cannot be resolved.
 AFTER_THE_READ = ("refused", *OUTAGES)
 READ = ("unresolvable", *AFTER_THE_READ)
 
@@ -93,12 +93,12 @@ def postgrest_error(status: int, code: str) -> Response:
 
 
 def code_of(name: str) -> str:
-    """Return the code of the outage ``name`` as a message shows it."""
+    """Return the error code of the outage ``name`` in brackets, as in a message."""
     return f"[{CODES.get(name, 'store-unreachable')}]"
 
 
 def fail(chain: Chain, name: str, path: str = "/") -> dict[str, str]:
-    """Cause the outage, for good or until ``mend``; return the inputs under which callers meet it."""
+    """Cause the outage until ``mend``; return the inputs with which a caller meets the outage."""
     if name == "unresolvable":
         return {"supabase_url": NO_SUPABASE}
     if name == "refused":
@@ -127,7 +127,7 @@ def mend(chain: Chain) -> None:
 @each_outcome_of_a_read
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
-    """A valid cached token, fresh or not, is used with a warning; KIS is not called."""
+    """In an outage, a valid cached token is used with a warning; KIS is not called."""
     token = stale_token()
     chain.cache_token(token)
     chain.database.put_token(make_token())
@@ -142,7 +142,7 @@ def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
 
 @each_way_of_a_read
 def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
-    """This machine makes one tokenP call, which its next caller does not repeat; later the token is stored."""
+    """Without a cached token, the machine makes one tokenP call and caches the token; a later run stores it."""
     inputs = fail(chain, name)
 
     with stored_stays(chain):
@@ -159,9 +159,9 @@ def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
 
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_a_gateway_that_works_is_no_reason_to_issue_alone(chain: Chain, name: str) -> None:
-    """Without a cached token, a redirect or a 4xx is the error, in its own words.
+    """Without a cached token, a redirect or a 4xx answer is the error, and the caller does not issue.
 
-    The caller gives up within a second if a repetition cannot help.
+    If a repetition cannot help, the caller gives up within a second.
     """
     clock = chain.clock()
     fail(chain, name)
@@ -177,7 +177,7 @@ def test_a_gateway_that_works_is_no_reason_to_issue_alone(chain: Chain, name: st
 
 
 def test_one_refusal_of_a_gateway_among_the_tries_is_enough(chain: Chain) -> None:
-    """If a gateway answers the first try, a part works, and the other tries cannot change that."""
+    """If a gateway answers one try with 429, the caller does not issue, even if all later tries get 503."""
     chain.supabase.server.add_fault(replace(OUTAGES["429"], path=TABLE))
     chain.supabase.server.add_fault(replace(OUTAGES["503"], path=TABLE, times=99))
 
@@ -187,7 +187,7 @@ def test_one_refusal_of_a_gateway_among_the_tries_is_enough(chain: Chain) -> Non
 
 
 def test_a_gateway_that_refuses_the_last_look_is_enough(chain: Chain) -> None:
-    """The read under the machine's lock may show that a part works again."""
+    """If a gateway answers the read under the machine's lock, the caller does not issue without the store."""
     resolver = chain.resolver()
     fail(chain, "503")
     view = resolver.look()
@@ -217,7 +217,7 @@ def test_a_restored_table_that_postgrest_does_not_know_yet(chain: Chain) -> None
 
 @pytest.mark.parametrize("path", [BEGIN, COMMIT], ids=["begin", "commit"])
 def test_functions_that_postgrest_does_not_know_yet(chain: Chain, path: str) -> None:
-    """A call of an unknown function is repeated; the lease begins with the accepted call, and one token is stored."""
+    """If PostgREST does not know a function yet, the call is repeated after a pause, and one token is stored."""
     clock = chain.clock()
     chain.supabase.server.add_fault(Fault("answer", path, response=postgrest_error(404, "PGRST202")))
 
@@ -228,7 +228,10 @@ def test_functions_that_postgrest_does_not_know_yet(chain: Chain, path: str) -> 
 
 
 def test_a_read_only_database(make_database: Callable[[], Database], kis: KISEmulator, tmp_path: Path) -> None:
-    """Its tokens are read; a renewal fails within a second with an error that names the disk. KIS is not called."""
+    """A stale token of a read-only database is used with a warning, and KIS is not called.
+
+    Without a valid token, the caller gets an error within a second. The error names a full disk as the usual cause.
+    """
     project = make_database()
     name = project.owner.info.dbname
     with PostgRESTStandIn(project.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
@@ -243,7 +246,7 @@ def test_a_read_only_database(make_database: Callable[[], Database], kis: KISEmu
             chain.resolve(clock)
         assert (caught.value.code, sum(clock.slept) < 1, chain.issue_calls) == ("store-database-read-only", True, 0)
         assert "usually because its disk is full (HTTP 405 25006)" in f"{caught.value}"
-        project.put_token(token)  # its own connection is older than the setting
+        project.put_token(token)  # this connection is older than the setting, so it can write
         got = chain.resolve()
         assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
         assert_warned(got, "[store-database-read-only]")
@@ -253,7 +256,7 @@ def test_a_read_only_database(make_database: Callable[[], Database], kis: KISEmu
 
 @each_outcome_of_a_read
 def test_told_to_fail_nothing_is_issued(chain: Chain, name: str) -> None:
-    """With on-store-outage: fail, and without a cached token, the outage is the error."""
+    """With ``on-store-outage: fail`` and no cached token, the caller gets the outage as the error."""
     inputs = fail(chain, name)
 
     with stored_stays(chain):
@@ -275,7 +278,7 @@ def test_a_configuration_error_fails_despite_a_cached_token(chain: Chain, name: 
 
     assert isinstance(error, StoreMisconfigured)
     assert (error.code, error.retryable, chain.issue_calls) == (code, False, 0)
-    assert len(chain.store_calls) == (2 if name == "no-table" else 1)  # PostgREST may know a new table a little later
+    assert len(chain.store_calls) == (2 if name == "no-table" else 1)  # PostgREST may learn of a new table late
 
 
 # after the read, at begin
@@ -283,7 +286,7 @@ def test_a_configuration_error_fails_despite_a_cached_token(chain: Chain, name: 
 
 @each_outcome
 def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
-    """The valid token that was read is used with a warning; KIS is not called."""
+    """If begin fails, the stale token that was read is used with a warning; KIS is not called."""
     token = stale_token()
     chain.database.put_token(token)
     resolver = chain.resolver()
@@ -300,10 +303,10 @@ def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
 @each_outcome
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: str) -> None:
-    """Without a valid token, a failure of begin after a good read is the error: no caller issues alone.
+    """If begin fails after a successful read and no token is valid, the caller gets the error and does not issue.
 
-    The caller repeats begin until its time is over, if a repetition can help. A later caller gets a lease, at once or
-    when a lost one has ended.
+    If a repetition can help, the caller repeats begin until its time is over. A later caller gets a lease, at once or
+    when a lost lease has ended.
     """
     clock = chain.clock()
     resolver = chain.resolver(clock, on_store_outage=policy)
@@ -321,7 +324,7 @@ def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: s
 
 @misconfigured
 def test_a_configuration_error_at_begin(chain: Chain, name: str) -> None:
-    """A stale token is used with a warning that names the configuration error; without one, that is the error."""
+    """A configuration error at begin is a warning if a stale token can be used; without a token, it is the error."""
     code = err(chain, name, BEGIN)
     with stored_stays(chain):
         assert error_of(chain).code == code
@@ -341,7 +344,7 @@ def test_a_configuration_error_at_begin(chain: Chain, name: str) -> None:
 @each_outcome
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -> None:
-    """The token is used with a warning and cached; once leases are granted again it is stored without another call."""
+    """If commit fails, the issued token is used with a warning and cached; a later run stores it without a call."""
     chain.database.put_token(stale_token())
     before = rows(chain.database)
     issuer = WatchedIssuer(chain, after=lambda _: fail(chain, name, COMMIT))
@@ -350,7 +353,7 @@ def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -
 
     assert (got.source, got.refreshed, chain.cached_id()) == ("oauth", True, got.token.token_id)
     assert_warned(got, "could not be stored", code_of(name))
-    has_effect = name == "broken-off"  # half of the normal answer: the token was stored, and the caller cannot know it
+    has_effect = name == "broken-off"  # commit stored the token, but its answer was cut off
     assert (rows(chain.database) != before) is has_effect
     mend(chain)
     chain.pass_time(71)
@@ -360,7 +363,7 @@ def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -
 
 @misconfigured
 def test_an_issued_token_outlives_a_configuration_error_at_commit(chain: Chain, name: str) -> None:
-    """If the key is withdrawn during the call, the issued token is still used; a warning names the key."""
+    """If commit reports a configuration error, the issued token is used with a warning and cached."""
     code = err(chain, name, COMMIT)
 
     with stored_stays(chain):
@@ -377,7 +380,10 @@ def test_an_issued_token_outlives_a_configuration_error_at_commit(chain: Chain, 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 @pytest.mark.parametrize("fault", ["401", "503"])
 def test_a_rotation_that_cannot_be_stored_fails(chain: Chain, fault: str, mode: str) -> None:
-    """The caller of a renewal gets the error, because the others have the older token. The new token is cached."""
+    """If commit fails, `rotate` and `force` raise the error, because other machines have the older token.
+
+    The new token is cached, and a later run stores it.
+    """
     chain.database.put_token(stale_token())
     code = err(chain, fault, COMMIT) if fault == "401" else "store-unreachable"
     issuer = WatchedIssuer(chain, after=lambda _: fail(chain, fault, COMMIT) if fault == "503" else None)
@@ -392,7 +398,7 @@ def test_a_rotation_that_cannot_be_stored_fails(chain: Chain, fault: str, mode: 
 
 @each_outcome
 def test_an_abort_that_is_lost(chain: Chain, name: str) -> None:
-    """KIS's failure is the error, although the lease is not given back: it ends by itself, and the log says so."""
+    """If abort fails, the error is KIS's failure. The lease ends when its time is over, and the log says so."""
     chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(503)))
     resolver = chain.resolver(None, WatchedIssuer(chain, before=lambda: fail(chain, name, ABORT)))
 

@@ -1,4 +1,4 @@
-"""A table that cannot store a token: callers learn it before a tokenP call, and do not wait for a lost token."""
+"""A table that cannot store a token: callers get an error before a tokenP call, and do not wait for a token."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ OBSTACLES = {
     ),
 }
 
-#: An update of a row does not check the reference of its service again.
+#: An update of a row does not check the foreign key of its service again.
 CASES = [
     (name, is_stored) for name in OBSTACLES for is_stored in (False, True) if (name, is_stored) != ("a reference", True)
 ]
@@ -150,14 +150,14 @@ def changeable(databases: MigratedDatabases) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def stand_in(changeable: Database) -> Iterator[PostgRESTStandIn]:
-    """Supabase for that project."""
+    """Supabase for the project of `changeable`."""
     with PostgRESTStandIn(changeable.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
         yield supabase
 
 
 @pytest.fixture
 def own(chain: Chain, changeable: Database, stand_in: PostgRESTStandIn) -> Iterator[Chain]:
-    """A chain for that project, with empty tables."""
+    """A chain on the project of `changeable`, with empty tables."""
     changeable.clear()
     stand_in.server.clear_faults()
     stand_in.server.forget()
@@ -169,7 +169,7 @@ def own(chain: Chain, changeable: Database, stand_in: PostgRESTStandIn) -> Itera
 
 @contextmanager
 def blocked(own: Chain, name: str) -> Iterator[None]:
-    """Put the obstacle in place for the block."""
+    """Change the table by the obstacle ``name`` inside the block."""
     statement, undo, _ = OBSTACLES[name]
     own.database.owner.execute(statement.encode())
     try:
@@ -180,7 +180,10 @@ def blocked(own: Chain, name: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "is_stored"), CASES, ids=[f"{name}-{is_stored}" for name, is_stored in CASES])
 def test_kis_is_not_asked_where_no_token_can_be_stored(own: Chain, name: str, *, is_stored: bool) -> None:
-    """Three callers get the same error, with the database's text and without a call. Without the obstacle, one call."""
+    """If the table cannot store a token, all callers get the database's text as the error, and KIS is not called.
+
+    When the table can store a token again, a caller issues at once.
+    """
     if is_stored:
         own.database.put_token(expired_token())
     with blocked(own, name):
@@ -197,7 +200,7 @@ def test_kis_is_not_asked_where_no_token_can_be_stored(own: Chain, name: str, *,
 
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "force"])
 def test_a_valid_token_is_not_withheld(own: Chain, mode: str) -> None:
-    """`resolve` returns the token that is still valid, with a warning; a renewal fails. KIS is not called."""
+    """If the table cannot store a token, `resolve` uses a stale token with a warning; `rotate` and `force` fail."""
     token = stale_token()
     own.database.put_token(token)
     with blocked(own, "a check of the length"), stored_stays(own):
@@ -211,10 +214,10 @@ def test_a_valid_token_is_not_withheld(own: Chain, mode: str) -> None:
 
 
 def test_a_database_that_is_read_only(own: Chain) -> None:
-    """If the database accepts no write, not even the lease, no caller calls KIS."""
+    """If the database accepts no write, a caller gets no lease and does not call KIS."""
     name = own.database.owner.info.dbname
     own.database.owner.execute(f"alter database {name} set default_transaction_read_only = on".encode())
-    own.supabase.stop()  # its connections are older than the setting
+    own.supabase.stop()  # the stand-in's connections are older than the setting
     own.supabase.start()
     try:
         with stored_stays(own):
@@ -228,7 +231,10 @@ def test_a_database_that_is_read_only(own: Chain) -> None:
 
 @pytest.mark.parametrize("code", ["23514", "P0002", "42501"])
 def test_a_commit_that_fails_for_good_ends_the_lease(own: Chain, code: str) -> None:
-    """The caller gets its token with a warning. The lease has the reason, so the next caller does not wait."""
+    """If the table refuses the row at commit, the caller uses its token with a warning, and ends the lease.
+
+    The lease has the reason, so the next caller gets the same error and does not wait.
+    """
     refusal = Response(400, {"code": code, "message": "api_credentials does not take the row", "details": DETAIL})
     own.supabase.server.add_fault(Fault("answer", COMMIT, 9, refusal))
     got = own.resolve()
@@ -249,7 +255,7 @@ def test_a_commit_that_fails_for_good_ends_the_lease(own: Chain, code: str) -> N
 
 
 def test_a_table_that_changes_while_kis_is_asked(own: Chain) -> None:
-    """The commit fails with the database's text, and the lease ends although the table accepts no write."""
+    """If the table changes during the tokenP call, commit fails with the database's text, and the lease still ends."""
     with blocked_after_begin(own, "a check of the length") as issuer:
         got = own.resolve(None, issuer, cache_path="off")
 
@@ -259,13 +265,13 @@ def test_a_table_that_changes_while_kis_is_asked(own: Chain) -> None:
 
 @contextmanager
 def blocked_after_begin(own: Chain, name: str) -> Iterator[WatchedIssuer]:
-    """Yield an issuer whose call puts the obstacle in place."""
+    """Yield an issuer whose call first changes the table by the obstacle ``name``."""
     with ExitStack() as stack:
         yield WatchedIssuer(own, before=lambda: stack.enter_context(blocked(own, name)))
 
 
 def test_a_waiting_caller_ends_with_the_holder(own: Chain) -> None:
-    """A caller that waits for the lease learns within seconds that it ended without a token, and why."""
+    """If the holder ends the lease because nothing can be stored, a waiting caller gets that error within seconds."""
     holder = Caller(own.database)
     holder.begin()
     clock = own.clock()
@@ -280,7 +286,10 @@ def test_a_waiting_caller_ends_with_the_holder(own: Chain) -> None:
 
 @pytest.mark.parametrize(("version", "is_old"), [(None, True), (1, True), (2, False), (99, False)])
 def test_an_older_database_is_a_configuration_error(own: Chain, version: int | None, *, is_old: bool) -> None:
-    """A lease from older functions is given back, and the error names the files to run; newer functions work."""
+    """If the SQL functions are too old, the lease is given back, and the error names the files to run.
+
+    Newer functions are accepted.
+    """
     granted = {"status": "granted", "fence": 1, "server_now": "2026-01-01T00:00Z", "schema_version": version}
     own.supabase.server.add_fault(Fault("answer", BEGIN, response=Response(200, granted)))
     store = SupabaseStore(own.supabase.url, SERVICE_KEY)
@@ -298,7 +307,7 @@ def test_an_older_database_is_a_configuration_error(own: Chain, version: int | N
 
 
 def test_the_functions_of_version_1_0_0(chain: Chain, postgres: EmbeddedPostgres) -> None:
-    """With the real files of version 1.0.0 the error is the same, and the next caller does not wait for the lease."""
+    """With the SQL files of version 1.0.0, callers get store-schema-outdated, and the second caller does not wait."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(OLD_FILES.read_bytes())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def issued_alone(chain: Chain) -> tuple[str, str]:
-    """The fingerprints of the older, stored token and of the one that this machine issued during the outage."""
+    """Issue a token in an outage. Return the fingerprints of an older token, now stored, and of the issued token."""
     older = make_token(left=16 * HOUR, age=8 * HOUR)
     chain.kis.production.start()
     chain.supabase.stop()
@@ -35,7 +35,7 @@ def issued_alone(chain: Chain) -> tuple[str, str]:
 
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "check"])
 def test_a_token_issued_without_the_store_comes_home(chain: Chain, mode: str) -> None:
-    """Although the older stored token looks fresh, the later one is used, and stored for the others."""
+    """A token that was issued in an outage is used instead of an older fresh one; every mode but `check` stores it."""
     _, newer = issued_alone(chain)
 
     got = chain.resolve(mode=mode)
@@ -46,7 +46,7 @@ def test_a_token_issued_without_the_store_comes_home(chain: Chain, mode: str) ->
 
 
 def test_a_reader_whose_token_the_api_rejects_finds_it(chain: Chain, tmp_path: Path) -> None:
-    """Another machine's client that has the older token gets the later one from the store, and does not issue."""
+    """If a client's older token is rejected, the client gets the later token from the store, and does not issue."""
     older = chain.resolve().token
     with KISClient(chain.settings(cache_path=str(tmp_path / "other.json")), clock=chain.clock()) as client:
         assert client.token_expires_at == older.expires_at
@@ -73,7 +73,7 @@ def test_a_reader_whose_token_the_api_rejects_finds_it(chain: Chain, tmp_path: P
 
 
 def test_a_client_without_a_cache_brings_its_token_home(chain: Chain) -> None:
-    """A program without a cache stores the token that it issued during an outage, once the store answers again."""
+    """A client without a cache stores the token that it issued in an outage as soon as the store answers again."""
     chain.supabase.stop()
     clock = chain.clock()
     settings = chain.settings(cache_path="off")
@@ -90,7 +90,7 @@ def test_a_client_without_a_cache_brings_its_token_home(chain: Chain) -> None:
 
 
 def test_a_later_token_that_cannot_be_stored_is_handed_out(chain: Chain) -> None:
-    """If it cannot be stored, its machine uses it with a warning; a later run stores it."""
+    """If the later token cannot be stored, its machine uses it with a warning; a later run stores it."""
     _, newer = issued_alone(chain)
     save = "/rest/v1/rpc/save_token"
     chain.supabase.server.add_fault(Fault("answer", save, 99, html_response(503)))
@@ -112,7 +112,7 @@ LATER = {
 
 @pytest.mark.parametrize("name", LATER)
 def test_no_other_cached_token_takes_the_stored_one_s_place(chain: Chain, name: str) -> None:
-    """A cached token of another account, of an earlier issue, or an expired one does not replace the stored token."""
+    """A cached token that is expired, older or of another account does not replace the stored token."""
     stored = make_token(left=16 * HOUR, age=8 * HOUR)
     chain.database.put_token(stored)
     chain.cache_token(LATER[name]())
@@ -125,7 +125,7 @@ def test_no_other_cached_token_takes_the_stored_one_s_place(chain: Chain, name: 
 
 @pytest.mark.parametrize("times", [1, 4, 9999])
 def test_a_rotation_does_not_renew_for_a_save_that_fails(chain: Chain, times: int) -> None:
-    """While the later token is being stored, a rotation that is not due issues nothing, even if the save fails."""
+    """If the save of the later token fails, a rotation that is not due does not issue."""
     _, newer = issued_alone(chain)
     chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/save_token", times, html_response(503)))
     if times < 99:
@@ -137,7 +137,7 @@ def test_a_rotation_does_not_renew_for_a_save_that_fails(chain: Chain, times: in
 
 
 def test_a_token_that_a_client_saw_rejected_does_not_come_home(chain: Chain) -> None:
-    """The rejected token leaves the machine's cache, although it expires later than the stored one."""
+    """If KIS rejects the later token, the older stored token is cached and used, although it ends sooner."""
     older, newer = issued_alone(chain)
     stored = chain.database.stored_id()
     with KISClient(chain.settings(), clock=chain.clock()) as client:

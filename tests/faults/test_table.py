@@ -19,13 +19,16 @@ ROWS = [
     for line in PAGE.splitlines()
     if line.startswith("| ") and not line.startswith(("| fault |", "| --- |"))
 ]
-#: The page's form for tests: a path below tests/ and a name, in which * matches any text.
+#: The tests that the page names, each as a path below tests/ and a name. In a name, * matches any text.
 NAMED = [name for row in ROWS for name in re.findall(r"`([^`]+)`", row[-1])]
 
 
 @cache
 def pattern_of(name: str) -> re.Pattern[str]:
-    """Return a pattern for the tests that ``name`` matches. A name without parameters matches all of them."""
+    """Return a pattern for the tests that ``name`` matches.
+
+    A name without parameters matches the test with any parameters.
+    """
     pattern = re.escape(name).replace(r"\*", ".*")
     parameters = "" if name.endswith("]") else r"(\[.*\])?"
     return re.compile(f"tests/{pattern}{parameters}")
@@ -37,8 +40,8 @@ def matches(name: str, test: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tests(pytestconfig: pytest.Config, child_processes: None) -> list[str]:  # noqa: ARG001 - it may start one
-    """All tests of this folder and of the files in the tables, as pytest collects them, in this run or another."""
+def tests(pytestconfig: pytest.Config, child_processes: None) -> list[str]:  # noqa: ARG001 - it starts a process
+    """The ids of all tests of this folder and of the files in the tables, as pytest collects them."""
     if [Path(each).resolve() for each in pytestconfig.args] == [CHECKOUT / "tests"]:
         return pytestconfig.stash[COLLECTED]
     files = sorted({f"tests/{name.partition('::')[0]}" for name in NAMED} | {"tests/faults"})
@@ -56,7 +59,7 @@ def test_each_row_is_complete() -> None:
 
 
 def test_each_named_test_is_there(tests: list[str]) -> None:
-    """Each named test is one that pytest collects."""
+    """Every test that a row names is a test that pytest collects."""
     assert [name for name in NAMED if not any(matches(name, test) for test in tests)] == []
 
 

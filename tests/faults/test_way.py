@@ -1,4 +1,4 @@
-"""Certificates and proxies of this machine: all callers behind them share one token, and get it."""
+"""Callers behind a company's certificate or proxy: they share one token, or get an error that names the fault."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def company(tmp_path: Path) -> Authority:
-    """A company that inspects connections."""
+    """The certificate authority of a company that inspects connections."""
     return make_authority(tmp_path / "company")
 
 
@@ -70,7 +70,7 @@ def inputs_of(chain: Chain, url: str, **more: str) -> dict[str, str]:
 
 @pytest.mark.usefixtures("child_processes")
 def test_jobs_behind_a_company_s_certificate_share_one_token(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """With REQUESTS_CA_BUNDLE alone, one of two jobs issues, and the token is stored for the other."""
+    """If only REQUESTS_CA_BUNDLE names the certificate, one of two jobs issues, and the other uses the stored token."""
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, ThreadPoolExecutor() as jobs:
         env = sandbox.variables | {"KIS_TOKEN_CACHE": "off", "REQUESTS_CA_BUNDLE": str(company.file)}
         ended = list(jobs.map(lambda _: kis_token(env, "get"), range(2)))
@@ -82,13 +82,13 @@ def test_jobs_behind_a_company_s_certificate_share_one_token(postgres: EmbeddedP
     assert looks_like_token(tokens.pop())
 
 
-#: Runs a command in its own mount namespace, in which the file $1 covers the file $2.
+#: Runs a command in a mount namespace of its own, in which the file $1 replaces the file $2.
 OVERLAID = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh"]
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_certificate_in_the_system_s_store_alone_is_enough(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """No variable names the certificate: read, lease, tokenP and commit trust the file that OpenSSL reads."""
+    """If only the system's certificate file has the certificate, read, lease, tokenP and commit still trust it."""
     store = Path(ssl.get_default_verify_paths().openssl_cafile).resolve()
     overlaid = [*OVERLAID, f"{company.file}", f"{store}"]
     if not store.is_file() or shutil.which("unshare") is None or subprocess.call([*overlaid, "true"]) != 0:
@@ -110,7 +110,7 @@ def test_a_certificate_in_the_system_s_store_alone_is_enough(postgres: EmbeddedP
 def test_a_step_behind_a_company_s_certificate(
     chain: Chain, relay: Hiccuping, company: Authority, tmp_path: Path, variable: str
 ) -> None:
-    """The fast path, which has no packages, reads the stored token with any of the variables for certificates."""
+    """Each variable for certificates is enough for the fast path to read the stored token without packages."""
     named = company.file if variable != "SSL_CERT_DIR" else make_hashed_folder(str(company.file), tmp_path / "hashed")
     token = make_token()
     chain.database.put_token(token)
@@ -125,7 +125,7 @@ def test_a_step_behind_a_company_s_certificate(
 def test_a_step_issues_through_a_company_s_proxy(
     postgres: EmbeddedPostgres, company: Authority, tmp_path: Path, tool_cache: Path
 ) -> None:
-    """With REQUESTS_CA_BUNDLE and HTTPS_PROXY alone, read, lease, tokenP and commit go through the tunnel."""
+    """If only REQUESTS_CA_BUNDLE and HTTPS_PROXY are set, read, lease, tokenP and commit go through the tunnel."""
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, TunnelProxy() as proxy:
         inputs = {
             "supabase-url": sandbox.supabase.url,
@@ -145,7 +145,10 @@ def test_a_step_issues_through_a_company_s_proxy(
 
 
 def test_a_certificate_of_supabase_that_cannot_be_checked(chain: Chain, relay: Hiccuping) -> None:
-    """The error has the reason. A cached token is still used, and no mode issues alone."""
+    """If Supabase's certificate cannot be checked, the error has the reason, and KIS is not called.
+
+    A cached token is still used.
+    """
     error = error_of(chain, supabase_url=relay.url)
     assert (error.code, error.retryable, chain.issue_calls) == ("store-tls", False, 0)
     assert "unable to get local issuer certificate" in f"{error}" or "self-signed" in f"{error}"
@@ -162,7 +165,10 @@ def test_a_certificate_of_supabase_that_cannot_be_checked(chain: Chain, relay: H
 def test_a_step_whose_packages_cannot_be_installed_uses_the_cached_token(
     chain: Chain, relay: Hiccuping, tmp_path: Path
 ) -> None:
-    """Packages would bring more certificates. Without time for them, the cached token is still used."""
+    """If a certificate check fails and the packages cannot be installed, the cached token is still used.
+
+    The packages would add more trusted certificates.
+    """
     inputs = inputs_of(chain, relay.url, timeout="20s")
     failed = run_step(inputs, tmp_path / "first", NOWHERE)
     chain.cache_token(stale_token())
@@ -175,13 +181,16 @@ def test_a_step_whose_packages_cannot_be_installed_uses_the_cached_token(
 
 @pytest.fixture
 def inspected_kis(company: Authority) -> Iterator[KISEmulator]:
-    """KIS behind a company's certificate."""
+    """An emulated KIS whose certificate a company has signed."""
     with KISEmulator(tls=company.server()) as kis:
         yield kis
 
 
 def test_a_certificate_of_kis_that_cannot_be_checked(chain: Chain, inspected_kis: KISEmulator) -> None:
-    """One lease and no call; a stored token is used with a warning. Without one, the error has the reason."""
+    """If KIS's certificate cannot be checked, KIS gets no request, and the caller gives the lease back.
+
+    A stale stored token is used with a warning. Without a token, the caller gets the error kis-tls.
+    """
     url = inspected_kis.production_url
     error = error_of(chain, base_url=url)
     assert isinstance(error, IssuerOutage)
@@ -224,7 +233,7 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_a_proxy_on_the_way_to_supabase(chain: Chain, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """The error names the variable, and no caller issues alone; a cached token is used."""
+    """If a proxy blocks Supabase, the error names the variable, and KIS is not called; a cached token is used."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     error = error_of(chain, supabase_url="https://abcdefgh.supabase.co")
     assert isinstance(error, StoreOutage)
@@ -240,7 +249,7 @@ def test_a_proxy_on_the_way_to_supabase(chain: Chain, monkeypatch: pytest.Monkey
 
 
 def test_a_proxy_on_the_way_to_kis(chain: Chain, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """A stale stored token is used with a warning that names the variable; without one that is the error."""
+    """If a proxy blocks KIS, a stale stored token is used. The warning or the error names the variable."""
     monkeypatch.setenv("ALL_PROXY", proxy)
     url = "https://openapi.koreainvestment.com:9443"
     error = error_of(chain, base_url=url)
@@ -257,7 +266,7 @@ def test_a_proxy_on_the_way_to_kis(chain: Chain, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_step_with_a_socks_proxy(chain: Chain, tmp_path: Path) -> None:
-    """The error names the variable before any installation; a cached token is used without the packages."""
+    """With a SOCKS proxy, a step installs no packages: it uses a cached token, or its error names the variable."""
     env = {**NOWHERE, "ALL_PROXY": "socks5://user:hunter2@127.0.0.1:9"}
     url = "https://abcdefgh.supabase.co"
     failed = run_step(inputs_of(chain, url), tmp_path / "first", env)
@@ -273,7 +282,7 @@ def test_a_step_with_a_socks_proxy(chain: Chain, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_socks_proxy_that_both_hosts_are_exempt_from(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """With both hosts exempt, the variable has no effect, from the read to tokenP and the commit."""
+    """If NO_PROXY exempts both hosts, the SOCKS proxy of ALL_PROXY affects no request."""
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox:
         env = sandbox.variables | {"SSL_CERT_FILE": str(company.file)}
         env |= {"ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
@@ -286,7 +295,7 @@ def test_a_socks_proxy_that_both_hosts_are_exempt_from(postgres: EmbeddedPostgre
 
 @pytest.mark.usefixtures("child_processes")
 def test_check_says_which_variables_count(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """The check names each host's proxy, the variables whose certificates are trusted, and one that cannot be used."""
+    """`check` names the proxy, the variables whose certificates are trusted, and a variable that cannot be used."""
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, TunnelProxy() as proxy:
         direct = sandbox.kis.production_url.removeprefix("https://")
         env = sandbox.variables | {"HTTPS_PROXY": proxy.url, "NO_PROXY": direct, "no_proxy": direct}

@@ -1,4 +1,4 @@
-"""A KIS that gives one answer to every request, and the error of a failed issue."""
+"""A KIS that gives the same answer to every request, and functions that return the error of a failed issue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 class ScriptedKIS(LoopbackServer):
-    """A KIS that gives one answer to every request, and records the requests. Its repr shows no request."""
+    """A KIS that gives the same answer to every request, records the requests, and does not show them in its repr."""
 
     def __init__(self, answer: Response) -> None:
         super().__init__(self.answer_all)

@@ -1,4 +1,4 @@
-"""KIS's wire form: the request for a token, and KIS's refusals."""
+"""The format of a tokenP request, and the errors for KIS's answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_token_is_issued(kis: KISEmulator) -> None:
 
 
 def test_older_token_is_known_by_its_age(kis: KISEmulator) -> None:
-    """Within six hours, KIS gives the same token again. Its beginning and end stay unchanged."""
+    """Within six hours, KIS returns the same token, and its beginning and end stay unchanged."""
     issuer = KISIssuer(kis.production_url, "production")
     first = issuer.issue(APP_KEY, utc_now())
     kis.advance(5 * 3600)
@@ -76,7 +76,7 @@ REFUSALS = {
 @pytest.mark.parametrize("status", [200, 403, 500])
 @pytest.mark.parametrize("code", REFUSALS)
 def test_code_decides_and_not_the_status(scripted: ScriptedKIS, code: str, status: int) -> None:
-    """The code in the body decides the error, at any HTTP status, 200 included; nothing is sent twice."""
+    """The code in the body decides the error, at any HTTP status, even 200. The request is not repeated."""
     scripted.response = error_response(code, TOKEN_PATH, status=status)
     error = failure(scripted.url)
     assert (type(error), error.code) == REFUSALS[code]
@@ -92,7 +92,7 @@ def test_code_with_a_blank_beside_it(scripted: ScriptedKIS, code: str) -> None:
 
 @pytest.mark.parametrize("charset", ["cp949", "euc-kr", "utf-8", "utf-8-sig", "utf-16"])
 def test_code_in_any_charset(scripted: ScriptedKIS, charset: str) -> None:
-    """KIS's message may be in EUC-KR, which is not UTF-8. The code is found, and so is a token."""
+    """The issuer finds the error code or the token in an answer of any charset, such as EUC-KR."""
     body = '{"error_code":"EGW00105","error_description":"유효하지 않은 AppSecret입니다. 똠"}'
     scripted.response = Response(403, body.encode(charset, "replace"))
     assert failure(scripted.url).code == "kis-secret-refused"
@@ -103,7 +103,7 @@ def test_code_in_any_charset(scripted: ScriptedKIS, charset: str) -> None:
 
 
 def test_call_that_is_too_late_is_not_sent(kis: KISEmulator) -> None:
-    """A late call sends nothing, and the next call uses its connection. Closing the issuer closes the connection."""
+    """A late call sends nothing and leaves its connection to the next call. `close` closes the connection."""
     issuer = KISIssuer(kis.production_url, "production")
     for _ in range(2):
         with pytest.raises(TooLate):
@@ -120,7 +120,7 @@ def test_call_that_is_too_late_is_not_sent(kis: KISEmulator) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_call_that_is_given_up_is_never_sent(scripted: ScriptedKIS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If KIS's name is resolved after the call was given up, nothing is sent, then or later."""
+    """If KIS's name is resolved after the call was given up, nothing is sent, not even later."""
     names, threads, resolve = threading.Event(), set(threading.enumerate()), socket.getaddrinfo
 
     def slow(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
@@ -136,13 +136,13 @@ def test_call_that_is_given_up_is_never_sent(scripted: ScriptedKIS, monkeypatch:
 
 
 def test_other_shape_of_a_refusal_is_understood(scripted: ScriptedKIS) -> None:
-    """A refusal in the form of KIS's other addresses is understood too."""
+    """A refusal in the form that KIS uses for other paths is recognised too."""
     scripted.response = error_response("EGW00133", PRICE_PATH)
     assert isinstance(failure(scripted.url), IssuerRateLimited)
 
 
 def test_text_in_the_code_s_place_is_not_repeated(scripted: ScriptedKIS) -> None:
-    """A text in the place of the code stays out of the error: it may be anything."""
+    """If the code in an answer has an unusual form, the error does not repeat it, because it may be a secret."""
     scripted.response = Response(403, {"error_code": f"EGW {OPAQUE}"})
     assert outage(scripted.url).code == "kis-answer-unusable"
 
@@ -163,6 +163,6 @@ def test_wrong_keys_are_refused_for_good(kis: KISEmulator, changed: AppKey, code
 
 
 def test_second_call_in_a_minute_is_a_rate_limit(kis: KISEmulator) -> None:
-    """EGW00133 is a rate limit, not a refusal."""
+    """A second call within a minute is a rate limit, and not a refusal."""
     KISIssuer(kis.production_url, "production").issue(APP_KEY, utc_now())
     assert failure(kis.production_url).code == "kis-rate-limited"

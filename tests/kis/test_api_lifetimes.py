@@ -1,4 +1,4 @@
-"""The end of a token of KIS, by each of the times in the answer."""
+"""The beginning and end of a token, which result from the times in KIS's answer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def answer_of(**members: object) -> dict[str, object]:
 
 
 def test_korea_time_is_read_as_korea_time() -> None:
-    """The end in UTC is nine hours earlier than the digits in the answer."""
+    """The time in the answer is Korea time, so the end in UTC is nine hours earlier."""
     answer = answer_of(access_token_token_expired="2026-03-03 21:00:00", expires_in=86400)
     token = parse_issue_answer(answer, APP_KEY, "production", NOON)
     assert (token.expires_at, token.issued_at) == (NOON + DAY, NOON)
@@ -39,7 +39,7 @@ def test_korea_time_is_read_as_korea_time() -> None:
 
 
 def test_earlier_of_two_ends_counts() -> None:
-    """The earlier of two ends counts: the JWT's own end, or the one beside the token."""
+    """The earlier of two ends counts: the end in the JWT, or ``access_token_token_expired``."""
     for shift in (-timedelta(hours=1), timedelta(hours=1)):
         jwt = make_token(left=DAY, now=NOON)
         beside = NOON + DAY + shift
@@ -50,7 +50,7 @@ def test_earlier_of_two_ends_counts() -> None:
 
 
 def test_expires_in_that_disagrees_moves_no_end() -> None:
-    """For an older token, ``expires_in`` moves only the beginning, which is counted back from the end."""
+    """If ``expires_in`` does not agree with the end, the end counts; the beginning is the end minus ``expires_in``."""
     answer = answer_of(access_token_token_expired=kis_time(NOON + timedelta(hours=3)), expires_in=86400)
     token = parse_issue_answer(answer, APP_KEY, "production", NOON)
     assert token.expires_at == NOON + timedelta(hours=3)
@@ -67,7 +67,7 @@ def test_without_a_readable_end_expires_in_counts_from_now(end: object, lifetime
 
 
 def test_end_of_the_jwt_alone_is_enough() -> None:
-    """If the JWT has a readable end, ``expires_in`` is ignored, and the beginning is not now."""
+    """If only the JWT has an end, beginning and end come from the JWT, and ``expires_in`` is ignored."""
     jwt = make_token(left=timedelta(hours=2), age=timedelta(hours=22), now=NOON)
     token = parse_issue_answer({"access_token": jwt.value, "expires_in": 86400}, APP_KEY, "production", NOON)
     assert token.expires_at == NOON + timedelta(hours=2)
@@ -75,7 +75,7 @@ def test_end_of_the_jwt_alone_is_enough() -> None:
 
 
 def test_claim_that_cannot_be_read_is_no_end() -> None:
-    """A JWT whose ``exp`` is not a time is treated like a JWT without one."""
+    """A JWT whose ``exp`` is not a time is treated like a JWT without ``exp``."""
     value = "eyJhbGciOiJIUzUxMiJ9.eyJleHAiOiJzb29uIn0.c2lnbmF0dXJl"
     assert parse_claims(value) == {"exp": "soon"}
     token = parse_issue_answer({"access_token": value, "expires_in": 86400}, APP_KEY, "production", NOON)
@@ -90,7 +90,7 @@ def test_blanks_around_the_token_are_cut_off() -> None:
 
 @pytest.mark.parametrize("left", [timedelta(seconds=29), timedelta(), -timedelta(hours=1)])
 def test_token_that_is_expired_on_arrival_is_a_failure(left: timedelta) -> None:
-    """Within six hours KIS gives the same token again, even an expired one. The call then fails."""
+    """If KIS repeats a token that has expired, the call fails with an outage."""
     answer = answer_of(access_token_token_expired=kis_time(NOON + left), expires_in=86400)
     with pytest.raises(IssuerOutage) as caught:
         parse_issue_answer(answer, APP_KEY, "production", NOON)
@@ -116,7 +116,7 @@ def test_any_answer_is_a_token_or_an_outage(value: object, end: object, lifetime
 
 @given(st.integers(30, 90 * 86400))
 def test_any_lifetime_is_taken_at_its_word(seconds: int) -> None:
-    """Any lifetime that agrees with the end gives both times."""
+    """If ``expires_in`` agrees with the end, the token has this end and this lifetime."""
     end = NOON + timedelta(seconds=seconds)
     answer = answer_of(access_token_token_expired=kis_time(end), expires_in=seconds)
     token = parse_issue_answer(answer, APP_KEY, "production", NOON)

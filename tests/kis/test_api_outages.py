@@ -1,4 +1,4 @@
-"""KIS's answer is nonsense or missing: whether the request was sent, and when it is given up."""
+"""KIS's answer is unusable or missing: the outage shows whether the request was sent, and the call ends in time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("case", NONSENSE)
 def test_nonsense_is_an_outage_after_sending(scripted: ScriptedKIS, case: str) -> None:
-    """KIS may have issued a token even if its answer has no token, so the call is not repeated at once."""
+    """If an answer is unusable, the call counts as sent and is not repeated, because KIS may have issued a token."""
     scripted.response = NONSENSE[case]
     error = outage(scripted.url)
     assert (error.code, error.sent) == ("kis-answer-unusable", True)
@@ -50,7 +50,7 @@ def test_nonsense_is_an_outage_after_sending(scripted: ScriptedKIS, case: str) -
 
 
 def test_refused_connection_was_not_sent(kis: KISEmulator) -> None:
-    """A refused connection had no effect, so another call is safe."""
+    """If KIS refuses the connection, the call was not sent, so another call is safe."""
     url = kis.production_url
     kis.stop()
     error = outage(url)
@@ -76,7 +76,7 @@ def test_server_without_tls_got_nothing(scripted: ScriptedKIS) -> None:
 
 @pytest.mark.parametrize("kind", ["reset", "truncate"])
 def test_broken_answer_was_sent(kis: KISEmulator, kind: Any) -> None:  # noqa: ANN401 - a fault's kind
-    """If the connection breaks after the request, KIS may have acted: here it issued a token, which is lost."""
+    """If the connection breaks after the request, the call counts as sent: KIS has issued a token, which is lost."""
     kis.production.add_fault(Fault(kind, TOKEN_PATH, after=True))
     assert outage(kis.production_url).sent is True
     assert kis.counts("production") == type(kis.counts("production"))(calls=1, accepted=1, issues=1)
@@ -84,7 +84,7 @@ def test_broken_answer_was_sent(kis: KISEmulator, kind: Any) -> None:  # noqa: A
 
 @pytest.mark.usefixtures("quick")
 def test_silence_was_sent_and_is_bounded(scripted: ScriptedKIS) -> None:
-    """A call of a silent KIS is given up in time, and counts as sent."""
+    """If KIS does not answer, the call ends at its limit and counts as sent."""
     scripted.add_fault(Fault("stall", seconds=2))
     started = time.monotonic()
     error = outage(scripted.url)
@@ -122,7 +122,7 @@ def test_redirect_is_not_followed(scripted: ScriptedKIS, kis: KISEmulator) -> No
 
 
 def test_netrc_is_not_used(scripted: ScriptedKIS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords that the user keeps for the host in .netrc are not sent to it."""
+    """If the user's .netrc has a password for KIS's host, that password is not sent."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login kim password hunter2-hunter2\n")
     netrc.chmod(0o600)

@@ -1,4 +1,4 @@
-"""KIS's wire form of the other calls: verify a token, revoke a token, and greet the host."""
+"""The other calls to KIS: verify a token, revoke a token, and check that the host is reachable."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_rejected_token_is_reported_by_its_code(kis: KISEmulator, status: int) -
 
 @pytest.mark.parametrize("response", [error_response("EGW00201", PRICE_PATH), html_response(503), Response(200, {})])
 def test_quotation_that_failed_does_not_reject_the_token(scripted: ScriptedKIS, response: Response) -> None:
-    """A rate limit, a page or nonsense is an outage, because the token may be valid."""
+    """If `verify` gets a rate limit, a page or nonsense, that is an outage, because the token may be valid."""
     scripted.response = response
     with pytest.raises(IssuerOutage):
         KISIssuer(scripted.url, "production").verify(make_token(), APP_KEY)
@@ -54,7 +54,7 @@ def test_repr_of_an_issuer_shows_where_and_nothing_else() -> None:
 
 
 def test_token_is_revoked(kis: KISEmulator) -> None:
-    """A token is revoked. For a token that KIS does not know, `revoke` returns False and raises no error."""
+    """`revoke` revokes a token. For a token that KIS does not know, `revoke` returns False and raises no error."""
     issuer = KISIssuer(kis.production_url, "production")
     token = issuer.issue(APP_KEY, utc_now())
 
@@ -79,7 +79,7 @@ def test_revocation_has_kis_s_form(scripted: ScriptedKIS) -> None:
     [("EGW00105", IssuerRefused), ("EGW00103", IssuerRefused), ("EGW00002", IssuerRefused), ("EGW00201", IssuerOutage)],
 )
 def test_revocation_that_kis_refuses(scripted: ScriptedKIS, code: str, status: int, kind: type[IssuerError]) -> None:
-    """A refusal of the keys is permanent. Any other code is an outage, not a success."""
+    """If KIS refuses the keys of a revocation, the error is a refusal. Any other code is an outage, not a success."""
     scripted.response = error_response(code, "/oauth2/revokeP", status=status)
     with pytest.raises(kind):
         KISIssuer(scripted.url, "production").revoke(make_token(), APP_KEY)
@@ -94,7 +94,7 @@ def test_answer_without_kis_s_success_code_is_no_revocation(scripted: ScriptedKI
 
 
 def test_greeting_asks_for_nothing(scripted: ScriptedKIS) -> None:
-    """A host that gives any answer is reachable. The greeting sends no token and no key."""
+    """A host that gives any answer is reachable. `greet` sends no token and no key."""
     scripted.response = Response(404)
     KISIssuer(scripted.url, "production").greet()
 

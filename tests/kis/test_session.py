@@ -1,4 +1,4 @@
-"""One request to KIS: it is not sent after it is given up or late, and every answer has limits."""
+"""One request to KIS: a late or abandoned request is not sent, and an answer has limits of time and size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 30.0
 
 
 class Recorder(LoopbackServer):
-    """A KIS whose answer the test sets, and which records the requests. Not printed: it has secrets."""
+    """A KIS that gives a set answer, records the requests, and does not show them in its repr."""
 
     def __init__(self, **named: Any) -> None:  # noqa: ANN401 - LoopbackServer's
         super().__init__(self.take, **named)
@@ -63,7 +63,7 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 class Names:
-    """A resolver that answers only after ``opened`` is set. ``asked`` counts its calls."""
+    """A resolver that answers only after ``opened`` is set. ``asked`` counts the lookups."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, slow: bool = True) -> None:
         self.asked, self.opened = 0, threading.Event()
@@ -81,7 +81,7 @@ class Names:
 
 @contextmanager
 def no_thread_left() -> Iterator[None]:
-    """Check that all threads that the block starts end soon after it."""
+    """Check that all threads that the block starts end soon after the block."""
     before = set(threading.enumerate())
     yield
     ending = time.monotonic() + 5
@@ -92,7 +92,7 @@ def no_thread_left() -> Iterator[None]:
 
 @contextmanager
 def raw_server(answer: Callable[[socket.socket, bytes], object]) -> Iterator[str]:
-    """Yield the address of a server that runs ``answer`` for each connection, with the request it has read."""
+    """Yield the address of a server that runs ``answer`` for each connection, with the request that was read."""
 
     def serve(connection: socket.socket) -> None:
         with connection, suppress(OSError):
@@ -130,7 +130,7 @@ def outage(url: str, seconds: float = SECONDS) -> IssuerOutage:
 def test_an_order_given_up_while_its_host_is_resolved_is_never_sent(
     kis_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If an order is given up during name resolution, nothing is sent, then or after the name is resolved."""
+    """If an order is given up during name resolution, nothing is sent, not even after the name is resolved."""
     names = Names(monkeypatch)
     with no_thread_left():
         error = outage(kis_server.url, 0.2)
@@ -152,7 +152,7 @@ def test_an_order_given_up_during_the_handshake_was_not_sent() -> None:
 
 
 def test_an_order_given_up_behind_a_proxy_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CONNECT is not the request: if the host behind the proxy does not answer, the order was not sent."""
+    """If the host behind a proxy does not answer, the order was not sent, because CONNECT is not the order."""
     with raw_server(lambda connection, _: connection.recv(1)) as silent, TunnelProxy() as proxy, no_thread_left():
         monkeypatch.setenv("https_proxy", proxy.url)
         error = outage(silent.replace("http", "https"), 0.3)
@@ -189,9 +189,9 @@ def test_no_time_is_no_request(kis_server: Recorder) -> None:
 def test_a_late_request_is_not_sent_and_its_connection_is_used_next(
     way: str, tls_server: Recorder, kis_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A late call leaves its connection to the next call, which needs no further name or handshake.
+    """A late call leaves its connection to the next call, which needs no name lookup and no handshake.
 
-    Over TLS, the server's session tickets are waiting on the connection by then. It is kept all the same.
+    Over TLS, the connection is kept although the server's session tickets have arrived on it.
     """
     server = kis_server if way == "plain" else tls_server
     with TunnelProxy() as proxy:
@@ -217,7 +217,7 @@ def test_a_late_request_is_not_sent_and_its_connection_is_used_next(
 
 
 def test_a_kept_connection_that_was_closed_is_made_anew(kis_server: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If KIS closes the kept connection before the next call, that call makes another one."""
+    """If KIS closes the kept connection before the next call, that call opens another connection."""
     names = Names(monkeypatch, slow=False)
     with closing(Session(kis_server.url)) as session:
         request = prepare("POST", f"{kis_server.url}/t", {}, json={})
@@ -290,7 +290,7 @@ def test_a_gzip_bomb_is_counted_unpacked(kis_server: Recorder) -> None:
 
 @pytest.mark.parametrize("packing", ["", "gzip"])
 def test_a_long_answer_is_whole(kis_server: Recorder, packing: str) -> None:
-    """An answer of 5 MB arrives complete, packed or not, and the caller reads it by requests' usual attributes."""
+    """An answer of 5 MB arrives complete, compressed or not, and has the usual attributes of an answer of requests."""
     text = '{"rt_cd": "0", "output": "' + "가" * 1_600_000 + '"}'
     body = gzip.compress(text.encode()) if packing else text.encode()
     kis_server.response = Response(200, body, {"Content-Encoding": packing} if packing else {})
@@ -335,7 +335,7 @@ ECHOES: dict[str, Callable[[bytes], bytes]] = {
 def test_an_echo_of_the_request_shows_nothing(place: str, caplog: pytest.LogCaptureFixture) -> None:
     """No error, traceback or log line contains an echo of the request, even if a program logs everything."""
     caplog.set_level(logging.DEBUG)
-    errors: list[IssuerOutage] = []  # some echoes are valid answers
+    errors: list[IssuerOutage] = []  # stays empty if the echo is a valid answer
     with raw_server(lambda connection, sent: connection.sendall(ECHOES[place](sent))) as url:
         try:
             order(url)
@@ -367,7 +367,7 @@ def test_a_variable_that_names_no_certificates(
 def test_a_proxy_variable_that_names_no_proxy(
     proxy: str, tls_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names the variable, and nothing was sent."""
+    """If a proxy variable has an unusable value, the error names the variable, and nothing is sent."""
     monkeypatch.setenv("https_proxy", proxy)
     error = outage(tls_server.url)
     assert (error.code, error.sent, tls_server.asked) == ("proxy-unusable", False, [])

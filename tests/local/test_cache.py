@@ -1,4 +1,4 @@
-"""The cache file: private, written atomically, and never a way out of its folder."""
+"""The cache file is private and written atomically, and a link in its place is not followed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def cache(path: Path) -> FileCache:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Put other content in the file's place."""
+    """Write ``content`` into the cache file."""
     path.parent.mkdir(exist_ok=True)
     path.touch(mode=0o600)
     path.write_bytes(content)
@@ -84,7 +84,7 @@ def miss(cache: FileCache) -> str:
 
 
 def test_token_survives_a_round_trip(cache: FileCache) -> None:
-    """A written token is read with all its members."""
+    """A token that was written is read with the same end and issue time."""
     token = make_token()
     cache.write(token)
     again = cache.read()
@@ -94,7 +94,7 @@ def test_token_survives_a_round_trip(cache: FileCache) -> None:
 
 @posix
 def test_file_is_for_its_owner_alone(cache: FileCache, path: Path) -> None:
-    """The file is 0600 in a folder 0700, for any umask, and no other file is beside it."""
+    """The file has mode 0600 and its folder 0700, for any umask, and no other file is in the folder."""
     before = os.umask(0)
     try:
         cache.write(make_token())
@@ -107,7 +107,7 @@ def test_file_is_for_its_owner_alone(cache: FileCache, path: Path) -> None:
 
 @posix
 def test_open_file_is_closed_to_others_by_the_next_write(cache: FileCache, path: Path) -> None:
-    """A file that others can read is replaced, not written into."""
+    """If other users can read the file, the next write makes the file private."""
     put(path, b"")
     path.chmod(0o644)
     cache.write(make_token())
@@ -117,7 +117,7 @@ def test_open_file_is_closed_to_others_by_the_next_write(cache: FileCache, path:
 @posix
 @pytest.mark.parametrize("left", [HOUR, 2 * HOUR], ids=["the same token", "a longer one"])
 def test_open_file_is_closed_to_others_although_it_stays(cache: FileCache, path: Path, left: timedelta) -> None:
-    """A file that other users can read becomes private even if its token stays."""
+    """If other users can read the file, the next write makes it private, even if the token in it stays."""
     token = make_token(left=HOUR)
     kept = token if left == HOUR else make_token(left=left)
     put(path, kept.to_json().encode())
@@ -157,7 +157,7 @@ def test_useless_file_is_a_miss_and_healed_by_the_next_write(cache: FileCache, p
 
 
 def test_guide_s_flat_json_is_read(cache: FileCache, path: Path) -> None:
-    """A cache of the guide's code, with naive times, is read; the times count as Korea time."""
+    """A file that the guide's code wrote, with times without a zone, is read; the times count as Korea time."""
     token = make_token()
     end = (token.expires_at + timedelta(hours=5)).replace(tzinfo=None)
     put(path, json.dumps({"access_token": token.value, "expires_at": end.isoformat(), "issued_at": "x"}).encode())
@@ -175,7 +175,7 @@ def test_link_is_not_read_through(cache: FileCache, path: Path, tmp_path: Path) 
 
 @posix
 def test_link_is_not_written_through(cache: FileCache, path: Path, tmp_path: Path) -> None:
-    """The file replaces a symbolic link; the link's target stays unchanged."""
+    """A write replaces a symbolic link by a file; the link's target stays unchanged."""
     target = tmp_path / "precious"
     target.write_text("keep me")
     path.parent.mkdir()
@@ -187,7 +187,7 @@ def test_link_is_not_written_through(cache: FileCache, path: Path, tmp_path: Pat
 
 @posix
 def test_pipe_in_its_place_does_not_hang(cache: FileCache, path: Path) -> None:
-    """A pipe without a writer is a miss at once, and is replaced."""
+    """A pipe in the file's place is a miss at once, and the next write replaces it."""
     path.parent.mkdir()
     os.mkfifo(path)
     started = time.monotonic()
@@ -200,7 +200,7 @@ def test_pipe_in_its_place_does_not_hang(cache: FileCache, path: Path) -> None:
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can make a device")
 def test_device_in_its_place_is_left_alone(cache: FileCache, path: Path) -> None:
-    """A cache path such as /dev/null is a miss and an error; the device is not replaced by a file."""
+    """A device in the file's place, such as /dev/null, is a miss; a write raises CacheError and does not replace it."""
     path.parent.mkdir()
     os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     assert miss(cache)
@@ -210,7 +210,7 @@ def test_device_in_its_place_is_left_alone(cache: FileCache, path: Path) -> None
 
 
 def test_folder_in_its_place_is_a_miss_and_cannot_be_replaced(cache: FileCache, path: Path) -> None:
-    """A folder with the file's name is an error that says so, and leaves no half-written file behind."""
+    """If a folder has the file's name, a read is a miss, and a write fails and leaves no half-written file."""
     path.mkdir(parents=True)
     assert miss(cache)
     with pytest.raises(CacheError) as caught:
@@ -222,7 +222,7 @@ def test_folder_in_its_place_is_a_miss_and_cannot_be_replaced(cache: FileCache, 
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
 def test_file_of_another_user_is_a_miss(cache: FileCache, path: Path) -> None:
-    """Another user's file is a miss, and is replaced."""
+    """Another user's file is a miss, and the next write replaces it."""
     put(path, make_token().to_json().encode())
     os.chown(path, 65534, 65534)
     assert "PermissionError" in miss(cache)
@@ -231,7 +231,7 @@ def test_file_of_another_user_is_a_miss(cache: FileCache, path: Path) -> None:
 
 
 def test_folder_that_cannot_be_made_is_a_cache_error(tmp_path: Path) -> None:
-    """If the path leads through a file, the error has its code and no text of the token."""
+    """If a file is in the path of the folder, the error is cache-unwritable and does not show the token."""
     (tmp_path / "file").write_text("")
     token = make_token()
     with pytest.raises(CacheError) as caught:
@@ -243,14 +243,14 @@ def test_folder_that_cannot_be_made_is_a_cache_error(tmp_path: Path) -> None:
 @posix
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_that_cannot_be_written_is_a_cache_error(cache: FileCache, path: Path) -> None:
-    """In a read-only folder, the error has its code and no text of the token."""
+    """In a read-only folder, a write raises CacheError."""
     path.parent.mkdir(mode=0o500)
     with pytest.raises(CacheError):
         cache.write(make_token())
 
 
 def test_token_with_a_later_end_is_kept(cache: FileCache) -> None:
-    """A slow job's older token does not replace the newer one of a quick job."""
+    """A token does not replace a cached token that ends later, for example when a slow job writes last."""
     longer, shorter = make_token(left=20 * HOUR), make_token(left=10 * HOUR)
     cache.write(longer)
     cache.write(shorter)
@@ -269,7 +269,7 @@ def test_token_of_another_account_does_not_block_the_file(cache: FileCache) -> N
 
 
 def test_same_token_is_not_written_again(cache: FileCache, path: Path) -> None:
-    """A warm step leaves the file alone."""
+    """If the file already has the token, the file is not written again."""
     token = make_token()
     cache.write(token)
     before = path.stat()
@@ -278,7 +278,7 @@ def test_same_token_is_not_written_again(cache: FileCache, path: Path) -> None:
 
 
 def test_threads_never_see_half_a_file(cache: FileCache) -> None:
-    """During many writes by threads, each read is a complete token."""
+    """While threads write many tokens, each read returns a complete token."""
     tokens = [make_token(left=HOUR + timedelta(seconds=number)) for number in range(60)]
     cache.write(tokens[0])
     with ThreadPoolExecutor(8) as pool:
@@ -292,7 +292,7 @@ def test_threads_never_see_half_a_file(cache: FileCache) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_processes_never_see_half_a_file(cache: FileCache, path: Path) -> None:
-    """Processes never read a part of a file either, and leave no other file beside it."""
+    """While processes write many tokens, each read returns a complete token, and no other file remains."""
     cache.write(build_token("opaque.token-of-a-test_0", expiries=[utc_now() + HOUR]))
     command = [sys.executable, "-c", WRITE_OFTEN, str(path)]
     writers = [subprocess.Popen(command, cwd=CHECKOUT) for _ in range(2)]
@@ -303,7 +303,7 @@ def test_processes_never_see_half_a_file(cache: FileCache, path: Path) -> None:
 
 
 def test_sealed_cache_shows_nothing(path: Path) -> None:
-    """With an encryption key the file is sealed, and is a miss without that key."""
+    """With an encryption key the file is sealed; without that key, or for another slot, the file is a miss."""
     token = make_token()
     sealed = FileCache(path, SealingVault((bytes(range(32)),)), "kis")
     sealed.write(token)
@@ -315,12 +315,12 @@ def test_sealed_cache_shows_nothing(path: Path) -> None:
 
 
 def resolution_of(*, expired: bool = False) -> Resolution:
-    """A resolution as the store gives it."""
+    """A resolution with a token from the store."""
     return Resolution(make_token(), "supabase", None, (), utc_now(), expired=expired)
 
 
 def test_valid_token_is_remembered(cache: FileCache) -> None:
-    """A resolved token is cached for an outage of the store, and returned unchanged."""
+    """`remember` caches a valid token, and returns the resolution unchanged."""
     found = resolution_of()
     assert remember(cache, found) is found
     assert cache.read().token_id == found.token.token_id
@@ -335,7 +335,7 @@ def test_expired_token_is_not_remembered(cache: FileCache) -> None:
 
 
 def test_token_that_cannot_be_kept_is_still_handed_out(tmp_path: Path) -> None:
-    """An unwritable cache is a warning with its remedy, and the token is returned."""
+    """If the cache is unwritable, the resolution keeps its token and gets a warning with the remedy."""
     (tmp_path / "file").write_text("")
     kept = remember(file_cache(tmp_path / "file" / NAME), resolution_of())
     assert len(kept.warnings) == 1
@@ -345,7 +345,7 @@ def test_token_that_cannot_be_kept_is_still_handed_out(tmp_path: Path) -> None:
 
 @posix
 def test_file_that_any_user_may_have_written_is_a_miss(cache: FileCache, path: Path) -> None:
-    """A file that all users can write may have a foreign token; it is a miss, and the next write replaces it."""
+    """A file that all users can write may have another user's token: it is a miss, and the next write replaces it."""
     put(path, make_token().to_json().encode())
     path.chmod(0o666)
     assert "cannot be read" in miss(cache)
@@ -359,7 +359,7 @@ def test_file_that_any_user_may_have_written_is_a_miss(cache: FileCache, path: P
 
 @posix
 def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:
-    """New folders are private for any umask, because a user that can rename one could replace it."""
+    """New folders are private for any umask, because a user who can rename a folder could replace it."""
     path = tmp_path / "one" / "two" / NAME
     before = os.umask(0)
     try:
@@ -370,7 +370,7 @@ def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:
 
 
 def test_file_of_another_service_is_not_used(path: Path) -> None:
-    """Two slots with one path get an error; neither uses the other's token, sealed or not."""
+    """If two slots use one cache path, the second slot gets an error and does not use the first slot's token."""
     file_cache(path).write(make_token())
     with pytest.raises(TokenError) as caught:
         FileCache(path, PlainVault(), "kis-second").read()

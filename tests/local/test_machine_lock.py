@@ -30,7 +30,7 @@ def machine(tmp_path: Path) -> LocalMachine:
 
 @pytest.mark.usefixtures("child_processes")
 def test_lock_keeps_other_processes_out(machine: LocalMachine, tmp_path: Path) -> None:
-    """While a process holds the lock, another waits for its given time, and gets the lock when the first has ended."""
+    """If a process holds the lock, another process gives up after its time. When the holder ends, the lock is free."""
     command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path / "cache" / "kis-token"), ID]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -39,7 +39,7 @@ def test_lock_keeps_other_processes_out(machine: LocalMachine, tmp_path: Path) -
             pytest.fail("two hold the lock")
         assert (caught.value.code, caught.value.retryable) == ("wait-too-long", True)
         with machine.lock("0123456789abcdef", 0):
-            pass  # another account is not kept waiting
+            pass  # the lock of another app key is free
         holder.kill()
         holder.wait()
     with machine.lock(ID, 10):
@@ -47,7 +47,7 @@ def test_lock_keeps_other_processes_out(machine: LocalMachine, tmp_path: Path) -
 
 
 def test_lock_may_be_taken_again(machine: LocalMachine) -> None:
-    """A lock is released at the end of the block, after an error too."""
+    """A lock is released at the end of the block, even after an error."""
     with pytest.raises(ZeroDivisionError), machine.lock(ID, 1):
         raise ZeroDivisionError
     with machine.lock(ID, 0):
@@ -55,7 +55,7 @@ def test_lock_may_be_taken_again(machine: LocalMachine) -> None:
 
 
 def test_a_note_is_there_for_the_other_processes(machine: LocalMachine, tmp_path: Path) -> None:
-    """A later caller reads the time until which KIS must not be called, for each app key; the files are empty."""
+    """Later callers can read until when KIS must not be called with an app key. The files with this time are empty."""
     moment = utc_now().replace(microsecond=0) + timedelta(seconds=61)
     assert machine.not_before(ID) is None
     machine.hold_back(ID, moment)
@@ -68,7 +68,7 @@ def test_a_note_is_there_for_the_other_processes(machine: LocalMachine, tmp_path
 
 @posix
 def test_the_first_private_folder_is_taken(tmp_path: Path) -> None:
-    """Places that others can write, that are files or that cannot be made are skipped, and stay unchanged."""
+    """Folders that others can write, files, and folders that cannot be made are skipped and stay unchanged."""
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
@@ -85,7 +85,7 @@ def test_the_first_private_folder_is_taken(tmp_path: Path) -> None:
 
 @posix
 def test_no_private_folder_is_an_error_that_names_each(tmp_path: Path) -> None:
-    """Without a private folder no caller issues alone; the error names each refused place with the reason."""
+    """If there is no private folder, a caller cannot get the lock, and the error names each refused folder."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -100,7 +100,7 @@ def test_no_private_folder_is_an_error_that_names_each(tmp_path: Path) -> None:
 
 @posix
 def test_without_a_home_the_temporary_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user without a home, or with an unwritable one, has a private place in the temporary folder."""
+    """If a user's home is missing or unwritable, the lock is in a private folder in the temporary folder."""
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -115,7 +115,7 @@ def test_without_a_home_the_temporary_folder_is_used(tmp_path: Path, monkeypatch
 def test_folder_without_locks_gives_way_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    """On a file system without locks, such as a network home, the next private folder has the lock."""
+    """If the file system of a folder has no locks, such as a network home, the lock is in the next private folder."""
     import fcntl
 
     flock = fcntl.flock

@@ -15,7 +15,7 @@ posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes, links and 
 
 @posix
 def test_file_and_new_folders_are_private(tmp_path: Path) -> None:
-    """File and folders have modes 0600 and 0700 for any umask, also after a file with other modes."""
+    """A file has mode 0600 and a new folder 0700 for any umask, even if the previous file had another mode."""
     path = tmp_path / "new" / "newer" / "file"
     before = os.umask(0)
     try:
@@ -47,13 +47,13 @@ def test_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 @posix
 def test_device_is_not_replaced() -> None:
-    """Not even root can replace /dev/null by a file by accident."""
+    """A write to /dev/null raises an error, so that root cannot replace the device by accident."""
     with pytest.raises(OSError, match="a device"):
         write_private(Path("/dev/null"), b"x")
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """If a folder is in the file's place, it stays, and no part of a file is beside it."""
+    """If a folder has the file's name, the write fails, the folder stays, and no temporary file remains."""
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "inside").touch()
     with pytest.raises(OSError, match="file"):
@@ -63,7 +63,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
 
 @posix
 def test_only_a_trusted_file_is_read(tmp_path: Path) -> None:
-    """A file that all users may write, a too large one and a pipe, which would hang, are not read."""
+    """A file that all users may write, a file that is too large, and a pipe are not read."""
     for name, mode, content in (("open", 0o606, "x"), ("large", 0o600, "xx")):
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(mode)
@@ -77,7 +77,7 @@ def test_only_a_trusted_file_is_read(tmp_path: Path) -> None:
 def test_file_that_a_scanner_has_open_is_renamed_a_little_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, *, works: bool
 ) -> None:
-    """On Windows a new file or folder may be open elsewhere for a moment, so the rename is repeated first."""
+    """On Windows another program may have a new file or folder open for a moment, so a failed rename is repeated."""
     slept: list[float] = []
     monkeypatch.setattr("kis_token.local.private_files.time.sleep", slept.append)
     left = iter([True] * failures)

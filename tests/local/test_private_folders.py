@@ -45,7 +45,7 @@ def test_file_in_the_way_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "is_open"), [(0o777, True), (0o1777, False), (0o755, False), (0o700, False)])
 def test_ground_is_open_where_folders_can_be_swapped(tmp_path: Path, mode: int, is_open: bool) -> None:  # noqa: FBT001 - a table
-    """One folder above, at any height, that all users may write and that is not sticky is enough."""
+    """A path is on open ground if all users may write one of the folders above it, and that folder is not sticky."""
     (tmp_path / "above").mkdir()
     (tmp_path / "above").chmod(mode)
     assert is_on_open_ground(tmp_path / "above" / "new" / "newer") is is_open
@@ -61,7 +61,7 @@ def folder(path: Path, mode: int = 0o755, owner: int = -1) -> Path:
 
 
 def link(path: Path, target: str, owner: int = -1) -> Path:
-    """Make a link, of this or another user's."""
+    """Make a link, and give it to ``owner``."""
     path.symlink_to(target)
     if owner >= 0:
         os.lchown(path, owner, -1)
@@ -70,12 +70,12 @@ def link(path: Path, target: str, owner: int = -1) -> Path:
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    """A folder that every user can reach, unlike those of tmp_path."""
+    """A folder that every user can reach, unlike the folders of tmp_path."""
     with tempfile.TemporaryDirectory() as made:
         yield folder(Path(made).resolve())
 
 
-#: Builds below a folder; the path to walk.
+#: Each function builds folders and links below ``top``, and returns the path to walk.
 OPEN: dict[str, Callable[[Path], Path]] = {
     "group writes the folder above": lambda top: folder(folder(top / "a", 0o775) / "b"),
     "all write the folder above": lambda top: folder(folder(top / "a", 0o777) / "b"),
@@ -165,7 +165,7 @@ def as_other(action: Callable[[], bool]) -> bool:
 
 
 def swap_somewhere(path: Path) -> bool:
-    """Whether this user can replace an entry on the way to ``path``, or add an entry to it."""
+    """Whether this user can rename ``path`` or a folder above it, change its mode, or add an entry to ``path``."""
     for each in (path, *path.parents[:-1]):
         with suppress(OSError):
             each.rename(each.with_name("away"))
@@ -183,7 +183,7 @@ def swap_somewhere(path: Path) -> bool:
 @needs_root
 @pytest.mark.parametrize("name", CLOSED)
 def test_no_other_user_can_swap_a_folder_that_passed(top: Path, name: str) -> None:
-    """As another user of the same group, no folder of the walked path can be renamed, opened or written."""
+    """Another user of the same group cannot rename, change or write any folder of a walked path."""
     path = CLOSED[name](top)
     for each in top.rglob("*"):
         os.chown(each, -1, GROUP, follow_symlinks=False)
@@ -195,7 +195,7 @@ def test_no_other_user_can_swap_a_folder_that_passed(top: Path, name: str) -> No
 @needs_root
 @pytest.mark.parametrize("name", [*OPEN, *ANOTHER_S])
 def test_refused_path_can_be_swapped(top: Path, name: str) -> None:
-    """The attack of the test above succeeds on a refused path, so that test would notice it."""
+    """Another user of the same group can rename, change or write a folder of a refused path."""
     path = (OPEN | ANOTHER_S)[name](top)
     for each in top.rglob("*"):
         os.chown(each, -1, GROUP, follow_symlinks=False)
@@ -204,7 +204,7 @@ def test_refused_path_can_be_swapped(top: Path, name: str) -> None:
 
 
 def test_a_folder_that_is_swapped_between_two_looks_is_refused(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link that replaces a folder after the check of its kind is not followed."""
+    """If a link replaces a folder after the walk has checked the folder's kind, the link is not followed."""
     target, elsewhere = folder(top / "a" / "b"), folder(top / "elsewhere" / "b")
     real_open = os.open
 
@@ -222,7 +222,7 @@ def test_a_folder_that_is_swapped_between_two_looks_is_refused(top: Path, monkey
 def test_a_folder_that_is_moved_after_its_look_is_still_the_one_that_is_judged(
     top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step starts at the handle of the folder before, so another folder under its name has no effect."""
+    """The walk opens a folder by the handle of its parent, so another folder under the same name has no effect."""
     target, elsewhere = folder(top / "a" / "b"), folder(top / "elsewhere")
     folder(elsewhere / "b", 0o777)
     real_open = os.open
@@ -243,7 +243,7 @@ def test_a_folder_that_is_moved_after_its_look_is_still_the_one_that_is_judged(
 
 
 def test_links_that_lead_to_each_other_are_an_error(top: Path) -> None:
-    """The walk ends with an error that names the link."""
+    """If links lead to each other, the walk ends with an error that names one of them."""
     link(link(top / "a", "b").parent / "b", "a")
     with pytest.raises(OSError, match=f"{top}/[ab]: too many links"):
         walk(top / "a")
@@ -279,7 +279,7 @@ def test_no_handle_stays_open(top: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("mode", [0o1777, 0o1775, 0o777, 0o770, 0o702], ids=oct)
 def test_a_private_folder_is_written_by_no_other_user(top: Path, mode: int) -> None:
-    """A sticky folder is refused as well, because other users could add files."""
+    """A folder that other users can write is not private, even if it is sticky, because they could add files."""
     with pytest.raises(PermissionError, match="other users may write"):
         open_private(folder(top / "a", mode))
 
@@ -287,7 +287,7 @@ def test_a_private_folder_is_written_by_no_other_user(top: Path, mode: int) -> N
 @pytest.mark.usefixtures("child_processes")
 @needs_root
 def test_a_private_folder_belongs_to_this_user(top: Path) -> None:
-    """Another user may pass through root's folder, but it is not that user's private folder."""
+    """Another user may walk through root's folder, but cannot use root's folder as a private folder."""
     path = folder(top / "a", 0o755)
 
     def is_refused() -> bool:
@@ -304,7 +304,7 @@ def test_a_private_folder_belongs_to_this_user(top: Path) -> None:
 @pytest.mark.usefixtures("child_processes")
 @needs_root
 def test_a_user_s_own_way_below_root_s(top: Path) -> None:
-    """An ordinary user can use folders of its own below root's, and a missing one is made."""
+    """An ordinary user can use its own folders below root's folders; a missing folder is made."""
     home = folder(top / "home" / "kim", 0o750, OTHER)
 
     assert as_other(lambda: open_private(home / ".cache" / "private") == home / ".cache" / "private")

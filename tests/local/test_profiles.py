@@ -1,4 +1,4 @@
-"""Profiles: which variables they add, and where their key is."""
+"""Profiles: the variables that they add, and the place of their key."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_profile_fills_in_what_is_missing(keyring: MemoryKeyring, place: Place) 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
 @pytest.mark.parametrize("place", ["file", "keyring"])
 def test_no_other_user_can_read_it(keyring: MemoryKeyring, place: Place) -> None:
-    """The file has mode 0600, and its folder 0700. Its repr, and that of the additions, show no key."""
+    """The file has mode 0600, and its folder 0700. The repr of a profile or of its additions shows no key."""
     assert keyring.keys == {}
     keep(place)
     file = file_of("default")
@@ -84,7 +84,7 @@ def test_no_other_user_can_read_it(keyring: MemoryKeyring, place: Place) -> None
     ids=["URL", "other form", "other URL", "key", "other key", "input", "environment", "option", "slot", "blank"],
 )
 def test_environment_wins(given: dict[str, str], added: set[str]) -> None:
-    """A given variable is kept. URL and key of two projects are not mixed, and no slot is of another environment."""
+    """A given variable is kept. A profile adds no key or URL of another project, and no slot of another environment."""
     keep()
     additions = find_additions(given)
 
@@ -109,12 +109,12 @@ def test_environment_wins(given: dict[str, str], added: set[str]) -> None:
     ids=["nothing", "URL", "both", "inputs", "named", "in a job", "named in a job"],
 )
 def test_profile_is_for_incomplete_laptops(env: dict[str, str], *, needed: bool) -> None:
-    """A complete environment needs no profile unless one is named. A job of GitHub Actions never uses one."""
+    """If the environment is complete, only a named profile is used. A job of GitHub Actions never uses a profile."""
     assert needs_profile(env) is needed
 
 
 def test_profiles_have_names(keyring: MemoryKeyring) -> None:
-    """KIS_PROFILE selects a profile; a name without one is an error. Without a default profile no variable is added."""
+    """KIS_PROFILE selects a profile; an unknown name is an error. Without a default profile, no variable is added."""
     assert completed({}) == {}
     keep("keyring", "savings")
 
@@ -164,7 +164,7 @@ def test_file_that_others_can_write() -> None:
 
 
 def test_keyring_that_does_not_answer(keyring: MemoryKeyring) -> None:
-    """A keyring without the key, or with an error of its own, is an error whose text has nothing from the keyring."""
+    """If the keyring has no key, or fails, that is an error, and the error repeats no text of the keyring."""
     keep("keyring")
     keyring.keys.clear()
     with pytest.raises(SettingsError, match="has no key"):
@@ -176,4 +176,4 @@ def test_keyring_that_does_not_answer(keyring: MemoryKeyring) -> None:
         keep("keyring")
 
     assert OTHER_KEY not in f"{caught.value!r}"
-    assert completed({"SUPABASE_URL": OTHER_URL})["SUPABASE_URL"] == OTHER_URL  # the key is not asked for
+    assert completed({"SUPABASE_URL": OTHER_URL})["SUPABASE_URL"] == OTHER_URL  # the keyring is not read

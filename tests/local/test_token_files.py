@@ -1,6 +1,7 @@
 """The token files of other clients: their names, their content, and values that they never contain.
 
-clients/ tests the real clients with them; clients/test_kis_auth.py tests the clocks of kis-auth's file.
+The tests in clients/ run the real clients with these files; clients/test_kis_auth.py tests kis-auth's file with
+several clocks.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def test_kis_trader(tmp_path: Path, environment: str, domain: str) -> None:
 
 @pytest.mark.parametrize(("environment", "profile"), [("production", "prod"), ("paper", "paper")])
 def test_koreainvestment_cli(tmp_path: Path, environment: str, profile: str) -> None:
-    """The profile is the client's own name for each environment; the end is in UTC."""
+    """The entry has the client's own name for the environment, and its end is in UTC."""
     (path,) = write(tmp_path, "koreainvestment-cli", environment=environment)
 
     assert path == tmp_path / ".kis-cli" / "tokens.json"
@@ -96,7 +97,7 @@ def test_koreainvestment_cli(tmp_path: Path, environment: str, profile: str) -> 
 
 
 def test_other_profiles_are_kept(tmp_path: Path) -> None:
-    """Of koreainvestment-cli's entries, only that of this environment is replaced."""
+    """In koreainvestment-cli's file, only the entry of this environment is replaced."""
     path = tmp_path / ".kis-cli" / "tokens.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"isa": {"accessToken": "x"}, "prod": {"accessToken": "old"}, "toss:default": {}}))
@@ -114,7 +115,7 @@ def test_other_profiles_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000], ids=repr)
 def test_broken_file_of_profiles_is_begun_anew(tmp_path: Path, content: bytes) -> None:
-    """A file that the client itself treats as empty counts as empty."""
+    """A broken file counts as empty, because the client also treats it as empty."""
     path = tmp_path / ".kis-cli" / "tokens.json"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -122,7 +123,7 @@ def test_broken_file_of_profiles_is_begun_anew(tmp_path: Path, content: bytes) -
 
 
 def test_file_of_profiles_that_cannot_be_read_is_not_lost(tmp_path: Path) -> None:
-    """A link, or another kind of file, is an error and stays, because it may have other entries."""
+    """A link, or a file that is too large, is an error and is not replaced, because it may have other entries."""
     path, target = tmp_path / ".kis-cli" / "tokens.json", tmp_path / "target"
     path.parent.mkdir()
     target.write_text('{"isa": {}}')
@@ -136,7 +137,7 @@ def test_file_of_profiles_that_cannot_be_read_is_not_lost(tmp_path: Path) -> Non
 
 
 def test_clients_folders_may_be_elsewhere(tmp_path: Path) -> None:
-    """The clients' own variables count; like the clients, the export ignores empty ones and a relative cache folder."""
+    """The export uses the clients' variables. Like the clients, it ignores empty values and a relative cache."""
     elsewhere = {"XDG_CACHE_HOME": str(tmp_path / "caches"), "KIS_CLI_HOME": str(tmp_path / "cli")}
     trader, cli = write(tmp_path, "kis-trader koreainvestment-cli", env=elsewhere)
     assert trader.is_relative_to(tmp_path / "caches" / "kis-trader" / "tokens")
@@ -148,7 +149,7 @@ def test_clients_folders_may_be_elsewhere(tmp_path: Path) -> None:
 
 
 def test_files_are_private_and_hold_neither_key_nor_secret(tmp_path: Path) -> None:
-    """Files are 0600 in folders 0700 for any umask; neither they nor their names contain the account's keys."""
+    """Files are 0600 in folders 0700 for any umask. Files and file names do not contain the account's keys."""
     before = os.umask(0)
     try:
         paths = write(tmp_path, ",".join(TOKEN_FILE_CLIENTS))
@@ -167,7 +168,7 @@ def test_files_are_private_and_hold_neither_key_nor_secret(tmp_path: Path) -> No
 
 
 def test_link_in_a_files_place_is_replaced(tmp_path: Path) -> None:
-    """The token is not written through another user's link."""
+    """A link in the file's place is replaced, and the link's target stays unchanged."""
     target = tmp_path / "target"
     target.write_text("theirs")
     (path,) = write(tmp_path, "kis-trader")
@@ -179,14 +180,14 @@ def test_link_in_a_files_place_is_replaced(tmp_path: Path) -> None:
 
 
 def test_kis_trader_needs_no_key_where_the_token_says_whose_it_is(tmp_path: Path) -> None:
-    """A job with a read-only key has only the token; the name needs no more than the token's fingerprint of the key."""
+    """kis-trader's file name needs only the app key's fingerprint, which the token contains, and not the app key."""
     jwt = make_token(now=NOON)
     assert write(tmp_path, "kis-trader", jwt, None) == write(tmp_path, "kis-trader", jwt, APP_KEY)
 
 
 @pytest.mark.parametrize("client", ["python-kis", "kis-trader"])
 def test_unknown_key_is_an_error_before_anything_is_written(tmp_path: Path, client: str) -> None:
-    """If a file's name needs an unknown key, no client gets a file."""
+    """If the name of one file needs the app key and the key is unknown, no file is written."""
     assert failure(tmp_path, f"kis-auth {client}", app_key=None).code == "missing-app-key"
     assert list(tmp_path.iterdir()) == []
 

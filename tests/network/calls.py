@@ -1,4 +1,4 @@
-"""Calls of Supabase and KIS, which share one rule for certificates and proxies, and the answers that they need."""
+"""Calls to Supabase and KIS, and an answer for them. The calls share one rule for certificates and proxies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(url: str) -> object:
 
 
 def begin(url: str) -> object:
-    """Ask for a lease, by a call of a function."""
+    """Ask for a lease by a function call."""
     with closing(SupabaseStore(url, SERVICE_KEY)) as store:
         return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
 

@@ -1,4 +1,7 @@
-"""The first try takes certificates as needed from the system's prepared folder. With real TLS on loopback."""
+"""The first try of a call loads only the certificates that it needs, from the system's prepared folder.
+
+The tests use real TLS on loopback.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ pytestmark = [
 
 
 class Machine:
-    """A machine's certificates: the folder, and the file with all of them."""
+    """The certificates of a machine: a prepared folder, and a bundle file with all certificates."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.authority = make_authority(folder / "authority")
@@ -50,7 +53,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """A machine whose folder has its authority's certificate."""
+    """A machine whose prepared folder has the certificate of its authority."""
     machine = Machine(tmp_path, monkeypatch)
     machine.prepare(make_hashed_folder(str(machine.authority.file), tmp_path / "hashed"))
     tls_trust.forget()
@@ -66,13 +69,13 @@ def ask(authority: Authority, call: Callable[[str], object] = read) -> object:
 
 @pytest.mark.parametrize("call", [read, begin])
 def test_the_bundle_is_not_read(machine: Machine, call: Callable[[str], object]) -> None:
-    """If the folder has the certificate, the bundle with all of them is not read."""
+    """If the folder has the certificate, the bundle file is not read."""
     ask(machine.authority, call)
     assert machine.bundles_read == 0
 
 
 def test_a_certificate_that_only_the_bundle_has(machine: Machine, tmp_path: Path) -> None:
-    """After a failed check, the bundle is read, and the connection is made once more."""
+    """If the check with the folder fails, the bundle is read, and the connection is made once more."""
     company = make_authority(tmp_path / "company")
     machine.bundle.write_bytes(company.file.read_bytes())
     ask(company)
@@ -80,7 +83,7 @@ def test_a_certificate_that_only_the_bundle_has(machine: Machine, tmp_path: Path
 
 
 def test_a_certificate_that_neither_has(machine: Machine, tmp_path: Path) -> None:
-    """A server that nothing vouches for is the usual error, and gets no request."""
+    """If folder and bundle do not have the certificate, the error is store-tls, and the server gets no request."""
     with pytest.raises(StoreOutage) as caught:
         ask(make_authority(tmp_path / "stranger"))
     assert (caught.value.code, caught.value.sent) == ("store-tls", False)
@@ -90,7 +93,7 @@ def test_a_certificate_that_neither_has(machine: Machine, tmp_path: Path) -> Non
 @pytest.mark.parametrize("value", ["", "/no/such/place"])
 @pytest.mark.parametrize("variable", tls_trust.VARIABLES)
 def test_a_variable_rules_it_out(machine: Machine, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """If one of the four variables is set, even to nothing, all certificates are read."""
+    """If one of the four variables is set, even to an empty value, the bundle is read."""
     monkeypatch.setenv(variable, value)
     assert tls_trust.trusted(quick=True) is tls_trust.trusted(quick=True)
     assert machine.bundles_read == 1
@@ -98,7 +101,7 @@ def test_a_variable_rules_it_out(machine: Machine, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("folder", ["empty", "unprepared", "missing", "a file"])
 def test_without_a_prepared_folder(machine: Machine, tmp_path: Path, folder: str) -> None:
-    """A folder without OpenSSL's links is not used, nor is one that cannot be read."""
+    """A folder that has no OpenSSL links, or that cannot be read, is not used."""
     place = tmp_path / "place"
     if folder in ("empty", "unprepared"):
         place.mkdir()
@@ -113,14 +116,14 @@ def test_without_a_prepared_folder(machine: Machine, tmp_path: Path, folder: str
 
 @pytest.mark.parametrize("system", ["darwin", "win32", "freebsd14"])
 def test_other_systems(machine: Machine, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
-    """Only Linux distributions prepare such a folder."""
+    """On other systems than Linux, the bundle is read, because only Linux distributions prepare such a folder."""
     monkeypatch.setattr("sys.platform", system)
     tls_trust.trusted(quick=True)
     assert machine.bundles_read == 1
 
 
 def test_both_contexts_check_alike(machine: Machine) -> None:  # noqa: ARG001 - its folder
-    """The quick context differs from the usual one in its certificates alone."""
+    """The quick context differs from the usual context only in its certificates."""
     quick, full = tls_trust.trusted(quick=True), tls_trust.trusted()
     assert quick is not full
     names = ("verify_flags", "verify_mode", "check_hostname", "options", "minimum_version", "maximum_version")
@@ -131,7 +134,7 @@ def test_both_contexts_check_alike(machine: Machine) -> None:  # noqa: ARG001 - 
 def test_key_logging_counts_for_the_quick_context(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """SSLKEYLOGFILE works as with the usual context, and an unusable one is the same error."""
+    """The quick context writes to SSLKEYLOGFILE. An unwritable file is an error that names the variable."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     ask(machine.authority)
     assert "CLIENT_" in (tmp_path / "keys").read_text()

@@ -94,7 +94,7 @@ def test_an_unreachable_network_is_passed(monkeypatch: pytest.MonkeyPatch, attem
 
 
 def test_families_alternate(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
-    """If several addresses of one family are silent, the second address to be tried is of the other family."""
+    """The families alternate: after a silent address of one family, an address of the other family is tried."""
     with silent_address() as silent, listener() as good, ExitStack() as stack:
         silent6 = (f"::ffff:{silent[0]}", silent[1], 0, 0)
         silent_ones: Found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", silent6)] * 30
@@ -113,7 +113,7 @@ def test_no_address_answers_in_time(monkeypatch: pytest.MonkeyPatch, attempt: At
 
 
 def test_every_address_refuses(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
-    """If every address refuses, the error is the system's own."""
+    """If every address refuses, the error is the system's ConnectionRefusedError."""
     resolve_to(monkeypatch, refusing_address(), refusing_address())
     with pytest.raises(ConnectionRefusedError):
         connect("supabase.test", PORT, 5, attempt)

@@ -1,4 +1,4 @@
-"""Secrets are sent only encrypted, and only to a host with a trusted certificate, also through a proxy."""
+"""Secrets are sent only with TLS, and only to a host with a trusted certificate, even through a proxy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def encrypted(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[tuple[Sandbox, str]]:
-    """Yield a sandbox that speaks https, and its certificate."""
+    """Yield a sandbox that uses https, and its certificate."""
     certificate, context = make_certificate(tmp_path)
     with Sandbox(dsn=postgres.create_database(), tls=context) as sandbox:
         yield sandbox, certificate
@@ -30,19 +30,19 @@ def encrypted(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[tuple[Sand
 
 @pytest.fixture
 def proxy() -> Iterator[TunnelProxy]:
-    """A proxy of the test's own."""
+    """A proxy that runs in the test."""
     with TunnelProxy() as proxy:
         yield proxy
 
 
 def trusting(certificate: str) -> dict[str, str]:
-    """Return the variables by which each of the libraries trusts a certificate."""
+    """Return the variables that make every library trust the certificate."""
     return {"SSL_CERT_FILE": certificate, "REQUESTS_CA_BUNDLE": certificate}
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
 def test_everything_goes_through_the_proxy(encrypted: tuple[Sandbox, str], proxy: TunnelProxy, variable: str) -> None:
-    """The read, the client's calls and tokenP use the environment's proxy, which sees tunnels and no secret."""
+    """The read, the function calls and tokenP use the environment's proxy, which sees no secret."""
     sandbox, certificate = encrypted
 
     ended = kis_token(sandbox.variables | trusting(certificate) | {variable: proxy.url}, "get")
@@ -59,7 +59,7 @@ def test_everything_goes_through_the_proxy(encrypted: tuple[Sandbox, str], proxy
 
 
 def test_exempted_hosts_are_asked_directly(encrypted: tuple[Sandbox, str], proxy: TunnelProxy) -> None:
-    """All libraries reach the hosts of no_proxy without the proxy."""
+    """Requests to the hosts in no_proxy do not use the proxy."""
     sandbox, certificate = encrypted
 
     ended = kis_token(
@@ -76,7 +76,7 @@ def test_exempted_hosts_are_asked_directly(encrypted: tuple[Sandbox, str], proxy
     ids=["", "told not to"],
 )
 def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disabling: dict[str, str]) -> None:
-    """Supabase and KIS get nothing if their certificate is unknown; no variable disables the check."""
+    """If the certificate is unknown, Supabase and KIS get no request; no variable disables the check."""
     sandbox, _ = encrypted
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
@@ -90,7 +90,7 @@ def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disa
 
 
 def test_unknown_certificate_of_kis_gets_no_secret(encrypted: tuple[Sandbox, str], tmp_path: Path) -> None:
-    """KIS gets nothing if its certificate is unknown, even if Supabase's is trusted."""
+    """If KIS's certificate is unknown, KIS gets no request, even if Supabase's certificate is trusted."""
     sandbox, certificate = encrypted
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
@@ -108,7 +108,7 @@ def test_unknown_certificate_of_kis_gets_no_secret(encrypted: tuple[Sandbox, str
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
 def test_plain_http_never_takes_a_proxy(sandbox: Sandbox, proxy: TunnelProxy, variable: str) -> None:
-    """Requests without TLS go to this machine alone and use no proxy, which would read the keys."""
+    """Requests without TLS go only to this machine, and never use a proxy, which could read the keys."""
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
 

@@ -54,7 +54,7 @@ NAMED: dict[str, tuple[dict[str, str], tuple[str, str, int] | None]] = {
 
 @pytest.mark.parametrize("name", NAMED)
 def test_which_proxy_is_on_the_way(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """HTTPS_PROXY counts before ALL_PROXY, and a name in lower case before the one in upper case."""
+    """HTTPS_PROXY has precedence over ALL_PROXY, and a name in lower case over the same name in upper case."""
     variables, expected = NAMED[name]
     set_all(monkeypatch, variables)
     proxy = find_proxy(SUPABASE, 443)
@@ -98,7 +98,7 @@ EXEMPT: dict[str, tuple[str, str, int, bool]] = {
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
 @pytest.mark.parametrize("name", EXEMPT)
 def test_hosts_that_no_proxy_exempts(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
-    """NO_PROXY exempts names with all names below them, addresses, ranges and ports."""
+    """NO_PROXY can name domains (with their subdomains), addresses, address ranges and ports."""
     entries, host, port, is_exempt = EXEMPT[name]
     set_all(monkeypatch, {"https_proxy": A, variable: entries})
     assert (find_proxy(host, port) is None) is is_exempt
@@ -137,7 +137,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
-    """The error names the variable and the fault, and shows no part of the value."""
+    """If a proxy cannot be used, the error names the variable and the fault, and shows no part of the value."""
     value, said = UNUSABLE[name]
     monkeypatch.setenv(variable, value)
     with pytest.raises(ProxyFault) as caught:
@@ -153,7 +153,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, n
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
-    """Yield Supabase and KIS with TLS and a trusted certificate."""
+    """Yield a server that acts as Supabase and as KIS, with TLS and a trusted certificate."""
     authority = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     with LoopbackServer(answer, tls=authority.server()) as server:
@@ -170,7 +170,7 @@ def test_a_proxy_that_is_not_on_the_way_plays_no_part(
     variable: str,
     exempt: str,
 ) -> None:
-    """If NO_PROXY exempts both hosts, no library reads a SOCKS proxy's setting."""
+    """If NO_PROXY exempts the host, a variable with a SOCKS proxy has no effect on a call."""
     set_all(monkeypatch, {variable: "socks5://127.0.0.1:9", "NO_PROXY": exempt})
     call(server.url)
 
@@ -193,7 +193,7 @@ ANSWERS: dict[str, tuple[bytes, str, bool]] = {
 def test_a_proxy_that_opens_no_tunnel_is_named(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
 ) -> None:
-    """The error has the proxy's variable and status, and no text of the proxy's answer; nothing was sent."""
+    """If a proxy opens no tunnel, the error has its variable and the fault, but no text of the answer."""
     sent, said, is_lasting = ANSWERS[name]
 
     def talk(connection: socket.socket) -> None:
@@ -209,7 +209,7 @@ def test_a_proxy_that_opens_no_tunnel_is_named(
 
 
 def assert_proxy_s(error: BaseException, said: str, *, is_lasting: bool) -> None:
-    """Check that the error is the proxy's, has this text, and does not let a caller issue alone."""
+    """Check that the error names the proxy, has this text, and does not let a caller issue without the store."""
     assert isinstance(error, (StoreOutage, IssuerOutage))
     assert (error.code, error.sent, error.lasting) == ("proxy-unusable", False, is_lasting)
     assert isinstance(error, IssuerOutage) or error.doubtful
@@ -220,7 +220,7 @@ def assert_proxy_s(error: BaseException, said: str, *, is_lasting: bool) -> None
 
 
 def test_credentials_that_a_proxy_does_not_accept(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says that the proxy has credentials, and does not show them."""
+    """If a proxy does not accept its user and password, the error names this fault and does not show them."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -237,7 +237,7 @@ def test_credentials_that_a_proxy_does_not_accept(server: LoopbackServer, monkey
 def test_a_proxy_that_refuses_the_connection(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """A proxy that refuses the connection is a temporary outage."""
+    """If a proxy refuses the connection, the error is a temporary outage."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setenv("HTTPS_PROXY", url)

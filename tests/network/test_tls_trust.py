@@ -1,4 +1,7 @@
-"""The trust rule: each variable for reads, writes and KIS, and the names of faults. With real TLS on loopback."""
+"""The certificates that reads, writes and calls to KIS trust, with each variable, and the errors of a failed check.
+
+The tests use real TLS on loopback.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def company(tmp_path: Path) -> Authority:
 
 
 def failure(call: Callable[[str], object], url: str) -> StoreOutage | IssuerOutage:
-    """Return the error of a call whose check failed. It sent nothing, and no repetition helps."""
+    """Return the error of a call whose check failed. Asserts that nothing was sent, and that the error is lasting."""
     with pytest.raises((StoreOutage, IssuerOutage)) as caught:
         call(url)
     error = caught.value
@@ -46,7 +49,7 @@ def failure(call: Callable[[str], object], url: str) -> StoreOutage | IssuerOuta
 def test_each_variable_alone_is_enough(
     company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, call: Callable[[str], object]
 ) -> None:
-    """A company's certificate counts for every request if one of the four variables names it."""
+    """If one of the four variables names a company's certificate, every request trusts the certificate."""
     named = company.file if variable != "SSL_CERT_DIR" else make_hashed_folder(str(company.file), tmp_path / "hashed")
     monkeypatch.setenv(variable, str(named))
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -80,7 +83,7 @@ def test_bundles_add_to_the_system_s_certificates(company: Authority, monkeypatc
 
 
 def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty SSL_CERT_FILE, as from an unset setting of a workflow, leaves the system's certificates in use."""
+    """If all variables are empty, as from unset settings of a workflow, the system's certificates are still used."""
     before = set(tls_trust.trusted().get_ca_certs(binary_form=True))
     for name in tls_trust.VARIABLES:
         monkeypatch.setenv(name, "")
@@ -106,7 +109,7 @@ def test_no_key_gets_into_the_installers_file(tmp_path: Path) -> None:
 def test_an_intermediate_certificate_may_be_the_trusted_one(
     company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """A bundle with an intermediate certificate and no root is enough on each Python, as for curl."""
+    """A bundle with an intermediate certificate and no root is enough on every version of Python, as it is for curl."""
     proxy = company.below("proxy")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(proxy.file))
     with LoopbackServer(answer, tls=proxy.server()) as server:
@@ -117,7 +120,10 @@ def test_an_intermediate_certificate_may_be_the_trusted_one(
 def test_an_authority_that_lacks_fields_of_the_rfc_is_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """A root that lacks fields of RFC 5280 is accepted, as by curl, browsers and uv. Python 3.13 alone would not."""
+    """A root that lacks fields of RFC 5280 is accepted, as in curl and uv.
+
+    By default, Python 3.13 rejects such a root.
+    """
     company = make_authority(tmp_path / "older", is_strict=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
     assert not tls_trust.trusted().verify_flags & ssl.VERIFY_X509_STRICT
@@ -138,7 +144,7 @@ FAILURES: dict[str, tuple[Callable[[Authority], ssl.SSLContext], str]] = {
 def test_the_fault_of_a_certificate_is_reported(
     company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
 ) -> None:
-    """The error has OpenSSL's own words, and the server got no request."""
+    """If a check fails, the error has OpenSSL's description of the fault, and the server gets no request."""
     make, said = FAILURES[name]
     monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
     with LoopbackServer(answer, tls=make(company)) as server:
@@ -183,7 +189,7 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path, Authority], Path], str]] = {
 def test_a_variable_whose_certificates_cannot_be_loaded_is_named(
     company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
 ) -> None:
-    """The error of a failed check names the variable and its fault, and shows no part of its value."""
+    """If a check fails, the error names an unusable variable and its fault, and shows no part of the value."""
     variable, make, said = UNUSABLE[name]
     monkeypatch.setenv(variable, str(make(tmp_path, company)))
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -198,7 +204,7 @@ def test_a_variable_whose_certificates_cannot_be_loaded_is_named(
 def test_a_variable_that_cannot_be_used_withholds_nothing(
     company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], variable: str
 ) -> None:
-    """An unusable variable does no harm if the other certificates are enough for the host."""
+    """If the other certificates are enough for the host, an unusable variable has no effect."""
     monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
     monkeypatch.setenv(variable, "/no/such/place")
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -232,7 +238,7 @@ def test_the_certificates_are_read_once(company: Authority, monkeypatch: pytest.
 
 @pytest.mark.parametrize("call", [read, ask_kis])
 def test_a_server_that_speaks_no_tls_is_no_failed_check(call: Callable[[str], object]) -> None:
-    """A server without TLS is an outage with OpenSSL's name for the fault, not a failed check."""
+    """If a server does not use TLS, the error is an outage with OpenSSL's name for the fault, not a failed check."""
     with LoopbackServer(answer) as server, pytest.raises((StoreOutage, IssuerOutage)) as caught:
         call(server.url.replace("http:", "https:"))
     assert caught.value.code in ("store-unreachable", "kis-unreachable")

@@ -1,4 +1,4 @@
-"""The backends on which a store's promises are tested, and a caller that uses them."""
+"""The stores on which the tests of this folder run, and a caller that uses a store."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Backend(Protocol):
         """The store under test."""
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass for the leases only. A test makes its tokens with the needed age."""
+        """Let time pass for the leases only. Tokens do not age, so a test makes them with the needed age."""
 
     def put(
         self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
     ) -> int:
-        """Store a row in the way of a client that takes no lease. Returns the row's version."""
+        """Store a row as a client without a lease does. Returns the row's version."""
 
     def outcomes(self, service: str) -> list[str]:
         """The recorded outcomes of a slot, oldest first."""

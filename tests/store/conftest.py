@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["supabase", "memory"])
 def backend(request: pytest.FixtureRequest, supabase: PostgRESTStandIn, database: Database) -> Iterator[Backend]:
-    """Each store in turn, empty."""
+    """Each of the two stores, without rows."""
     if request.param == "memory":
         yield MemoryBackend()
         return

@@ -1,4 +1,4 @@
-"""Ending a lease without a token: the promises of every store."""
+"""Ending a lease without a token: tests that every store passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_an_abort_gives_the_lease_back(backend: Backend, caller: Caller) -> None:
-    """After an abort without a cool-down the next caller gets the lease at once, and the answer has the last error."""
+    """After an abort without a cool-down, the next caller gets the lease at once, and the answer has the last error."""
     caller.abort("out-of-time", timedelta())
 
     begun = Caller(backend).begin()
@@ -29,7 +29,7 @@ def test_an_abort_gives_the_lease_back(backend: Backend, caller: Caller) -> None
 
 
 def test_an_abort_may_keep_everyone_waiting(backend: Backend, caller: Caller) -> None:
-    """During a cool-down no caller gets the lease, with any credential."""
+    """During a cool-down, no caller gets the lease, not even with another app secret."""
     caller.abort("EGW00133", 2 * MINUTE)
 
     begun = Caller(backend, app_key=CORRECTED).begin()
@@ -47,7 +47,7 @@ def test_a_long_error_code_is_cut(backend: Backend, caller: Caller) -> None:
 
 
 def test_a_refused_credential_cools_down(backend: Backend, caller: Caller) -> None:
-    """For 15 minutes the key and secret that KIS refused get no lease, and the answer gives the reason."""
+    """A caller with a key and secret that KIS refused gets no lease for 15 minutes; the answer has the reason."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
 
     begun = Caller(backend).begin()
@@ -59,14 +59,14 @@ def test_a_refused_credential_cools_down(backend: Backend, caller: Caller) -> No
 
 
 def test_a_corrected_secret_is_not_held_up(backend: Backend, caller: Caller) -> None:
-    """The cool-down is for the refused credential alone: a corrected secret gets the lease at once."""
+    """The cool-down applies only to the refused secret: a caller with a corrected secret gets the lease at once."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
 
     assert Caller(backend, app_key=CORRECTED).begin().status == "granted"
 
 
 def test_a_refusal_outlives_another_error(backend: Backend, caller: Caller) -> None:
-    """An outage with one credential does not end the cool-down of another."""
+    """An error with one app secret does not end the cool-down of another."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
     corrected = Caller(backend, app_key=CORRECTED)
     corrected.begin()
@@ -78,7 +78,7 @@ def test_a_refusal_outlives_another_error(backend: Backend, caller: Caller) -> N
 
 
 def test_a_good_commit_forgets_the_refusal(backend: Backend, caller: Caller) -> None:
-    """After a token was issued, no credential has a cool-down and no error is shown."""
+    """A commit ends the cool-down of a refused secret, and begin reports no last error."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
     corrected = Caller(backend, app_key=CORRECTED)
     corrected.begin()
@@ -112,7 +112,7 @@ def test_an_abort_happens_once(backend: Backend, caller: Caller) -> None:
 
 
 def test_an_abort_keeps_the_token(backend: Backend) -> None:
-    """A failed renewal changes neither the stored token nor the record about it."""
+    """An abort changes neither the stored token nor the slot's record of that token."""
     token = make_token()
     version = issue(backend, token, SEALED)
     backend.pass_time(71)

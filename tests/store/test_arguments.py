@@ -1,4 +1,4 @@
-"""Invalid arguments: the promises of every store."""
+"""Invalid arguments: tests that every store passes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("service", ["", "-kis", "kis paper", "한국", "k" * 64, "kis\n", "kis/../x"])
 def test_a_malformed_service_is_refused(backend: Backend, service: str) -> None:
-    """Every call but a read refuses a service name that breaks the rules; 63 characters are the most."""
+    """Every call except a read refuses an invalid service name; a name has at most 63 characters."""
     token = make_token()
     caller = Caller(backend, service=service)
     calls: list[Callable[[], object]] = [
@@ -40,7 +40,7 @@ def test_a_malformed_service_is_refused(backend: Backend, service: str) -> None:
 
 
 def test_a_holder_is_a_uuid(backend: Backend) -> None:
-    """Every call with a holder refuses one that is not a UUID."""
+    """Every call with a holder refuses a holder id that is not a UUID."""
     caller = Caller(backend)
     caller.holder = "me"
     calls: list[Callable[[], object]] = [caller.begin, lambda: caller.commit(make_token()), caller.abort]
@@ -50,7 +50,7 @@ def test_a_holder_is_a_uuid(backend: Backend) -> None:
 
 
 def test_a_negative_min_remaining_is_refused(backend: Backend) -> None:
-    """A caller cannot ask for a token with less than no validity left."""
+    """Begin refuses a negative min_remaining."""
     with pytest.raises(StoreMisconfigured):
         Caller(backend).begin(min_remaining=-SECOND)
     assert backend.outcomes("kis") == []

@@ -1,4 +1,4 @@
-"""Asking for the lease: the promises of every store, on PostgreSQL, through HTTP and in memory."""
+"""Asking for the lease: tests that every store passes, the store over HTTP and the store in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_nothing_stored_is_granted(backend: Backend) -> None:
 
 
 def test_a_replay_is_granted_again_and_not_extended(backend: Backend, caller: Caller) -> None:
-    """If its first answer was lost, the same holder gets the same fence, and no additional time."""
+    """If a holder repeats begin after a lost answer, the holder gets the same fence and no additional time."""
     backend.pass_time(20)
 
     begun = caller.begin()
@@ -39,7 +39,7 @@ def test_a_replay_is_granted_again_and_not_extended(backend: Backend, caller: Ca
 
 
 def test_a_holder_whose_lease_ended_waits_like_all_others(backend: Backend, caller: Caller) -> None:
-    """A holder that asks again after its 60 s is busy until 70 s after its grant, and then gets a new fence."""
+    """If a holder asks again after its lease has ended, it waits until 70 s after its grant, and gets a new fence."""
     backend.pass_time(61)
     assert 0 < wait_of(caller.begin()) <= 9
     backend.pass_time(10)
@@ -53,7 +53,7 @@ def test_a_holder_whose_lease_ended_waits_like_all_others(backend: Backend, call
 
 
 def test_changed_keys_get_no_lease(backend: Backend) -> None:
-    """A caller that saw another app_key row than the present one gets "changed", even if a fresh token is stored."""
+    """If the app_key row has changed since the caller read it, the answer is "changed", even with a fresh token."""
     before = backend.put("kis", "app_key", "PSbefore")
     put_token(backend, make_token())
     now = backend.put("kis", "app_key", "PSnow")
@@ -65,7 +65,7 @@ def test_changed_keys_get_no_lease(backend: Backend) -> None:
 
 
 def test_keys_that_are_not_stored_are_version_0(backend: Backend) -> None:
-    """A caller with its own keys gets the lease as long as the slot has no keys; an inactive row counts as absent."""
+    """A caller with its own keys gets the lease only if the slot has no keys; an inactive row counts as absent."""
     backend.put("kis", "app_key", "PSbefore", active=False)
 
     assert Caller(backend).begin(keys_version=0).status == "granted"
@@ -83,7 +83,7 @@ def test_a_caller_without_a_keys_version_gets_the_lease(backend: Backend) -> Non
 
 
 def test_another_lease_is_busy(backend: Backend, caller: Caller) -> None:
-    """The second caller gets the holder's label and the end of the wait, and the holder keeps its lease."""
+    """While a caller has the lease, a second caller gets the holder's label and the end of the wait."""
     begun = Caller(backend, label="a laptop").begin()
 
     assert begun.holder_label == "acme/bot run 7 trade"
@@ -99,7 +99,7 @@ def test_a_long_label_is_cut(backend: Backend) -> None:
 
 
 def test_grants_are_spaced_when_the_holder_is_lost(backend: Backend, caller: Caller) -> None:
-    """A lost holder's lease ends after 60 s. No caller gets a lease before 70 s; after 60 s its label is hidden."""
+    """A lost holder's lease ends after 60 s, and its label is hidden. Another caller gets a lease after 70 s."""
     backend.pass_time(61)
 
     begun = Caller(backend).begin()
@@ -111,7 +111,7 @@ def test_grants_are_spaced_when_the_holder_is_lost(backend: Backend, caller: Cal
 
 
 def test_grants_are_spaced_after_a_commit(backend: Backend) -> None:
-    """After a grant no caller gets another lease for 70 s, however early the commit is."""
+    """However early the commit is, no caller gets another lease for 70 s after a grant."""
     version = issue(backend, make_token())
     backend.pass_time(60)
     assert 0 < wait_of(Caller(backend).begin(rejected_version=version)) <= 10
@@ -121,7 +121,7 @@ def test_grants_are_spaced_after_a_commit(backend: Backend) -> None:
 
 
 def test_a_late_commit_spaces_from_itself(backend: Backend, caller: Caller) -> None:
-    """A commit 50 s into the lease keeps others waiting for 61 s from then."""
+    """If a holder commits 50 s after its grant, other callers wait for 61 s after the commit."""
     backend.pass_time(50)
     version = caller.commit(make_token()).version
 
@@ -149,7 +149,7 @@ def test_a_fresh_token_is_handed_out(backend: Backend) -> None:
     [(10 * MINUTE + 15 * SECOND, "fresh"), (10 * MINUTE - SECOND, "granted"), (-SECOND, "granted"), (-HOUR, "granted")],
 )
 def test_fresh_is_more_than_min_remaining(backend: Backend, left: timedelta, status: str) -> None:
-    """A token that a client without a lease stored is fresh by its remaining validity alone."""
+    """If a client without a lease stored a token, only its remaining validity decides whether the token is fresh."""
     put_token(backend, make_token(left=left, age=2 * HOUR))
 
     assert Caller(backend).begin().status == status
@@ -157,7 +157,7 @@ def test_fresh_is_more_than_min_remaining(backend: Backend, left: timedelta, sta
 
 @pytest.mark.parametrize(("age", "status"), [(5 * HOUR, "fresh"), (7 * HOUR, "granted")])
 def test_within_six_hours_of_an_issue_a_token_is_fresh(backend: Backend, age: timedelta, status: str) -> None:
-    """A token of less than 6 h is the answer even if the caller needs more validity: KIS would only repeat it."""
+    """A token issued less than 6 h ago is fresh even if the caller needs more validity: KIS would repeat the token."""
     issue(backend, make_token(age=age, left=24 * HOUR - age))
     backend.pass_time(71)
 
@@ -165,7 +165,7 @@ def test_within_six_hours_of_an_issue_a_token_is_fresh(backend: Backend, age: ti
 
 
 def test_six_hours_count_only_for_the_token_they_speak_of(backend: Backend) -> None:
-    """If a client rewrote the row without a lease, the lease's issue time does not apply to it."""
+    """If a client without a lease rewrote the row, the issue time in the lease does not apply to that row."""
     issue(backend, make_token())
     backend.pass_time(71)
     put_token(backend, make_token(left=HOUR))
@@ -174,7 +174,7 @@ def test_six_hours_count_only_for_the_token_they_speak_of(backend: Backend) -> N
 
 
 def test_an_expired_token_is_not_fresh_within_six_hours(backend: Backend) -> None:
-    """A token that ended soon after its issue is not fresh."""
+    """An expired token is not fresh, even within six hours of its issue."""
     token = make_token(age=HOUR, left=HOUR)
     issue(backend, token)
     backend.pass_time(71)
@@ -184,7 +184,7 @@ def test_an_expired_token_is_not_fresh_within_six_hours(backend: Backend) -> Non
 
 
 def test_a_rejected_version_is_not_fresh(backend: Backend) -> None:
-    """A row that the caller cannot use is not returned to it again; another version is."""
+    """Begin does not return the version that the caller rejects; it returns another version."""
     version = put_token(backend, make_token())
 
     assert Caller(backend).begin(rejected_version=version - 1).status == "fresh"
@@ -193,9 +193,9 @@ def test_a_rejected_version_is_not_fresh(backend: Backend) -> None:
 
 
 def test_a_rejected_token_is_not_fresh_whoever_stored_it(backend: Backend) -> None:
-    """A token that the API rejected is not returned again, even if a client without a lease stored it.
+    """Begin does not return a token that the API rejected, even if a client without a lease stored it.
 
-    The next caller, which does not name the token as rejected, does not get it either.
+    A later caller that does not name the token as rejected does not get the token either.
     """
     token = make_token()
     put_token(backend, token)
@@ -207,7 +207,7 @@ def test_a_rejected_token_is_not_fresh_whoever_stored_it(backend: Backend) -> No
 
 
 def test_all_rejected_tokens_are_remembered(backend: Backend) -> None:
-    """After a second rejection the first token is still remembered: neither is fresh for another caller."""
+    """After a second rejection, the slot still remembers the first token: neither token is fresh for any caller."""
     first, second = make_token(), make_token()
     for token in (first, second):
         reject(backend, token)
@@ -220,7 +220,7 @@ def test_all_rejected_tokens_are_remembered(backend: Backend) -> None:
 
 
 def test_at_most_a_hundred_rejected_tokens_are_remembered(backend: Backend) -> None:
-    """A slot remembers the last rejected token, even if it ends first, and the others with the latest ends."""
+    """A slot remembers the last rejected token, even if it ends first, and 99 others, which have the latest ends."""
     others = [make_token() for _ in range(100)]
     for token in others:
         reject(backend, token)
@@ -234,7 +234,7 @@ def test_at_most_a_hundred_rejected_tokens_are_remembered(backend: Backend) -> N
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
 def test_a_rejected_token_is_known_by_the_lease(backend: Backend, stored_form: str | None) -> None:
-    """The lease remembers which token it stored, even if the row does not show it."""
+    """The slot remembers which token the last lease stored, even if the stored value is sealed."""
     token = make_token()
     issue(backend, token, stored_form)
     backend.pass_time(71)
@@ -245,7 +245,7 @@ def test_a_rejected_token_is_known_by_the_lease(backend: Backend, stored_form: s
 
 
 def test_a_sealed_token_of_someone_else_is_known_by_its_version_alone(backend: Backend) -> None:
-    """The lease's record does not apply to a sealed row that another client wrote since."""
+    """If another client writes a sealed row after the lease, only the row's version identifies the token."""
     token = make_token()
     issue(backend, token)
     backend.pass_time(71)
@@ -257,7 +257,7 @@ def test_a_sealed_token_of_someone_else_is_known_by_its_version_alone(backend: B
 
 @pytest.mark.parametrize("value", ["", "{", "[]", "null", "1", '"text"', '{"access_token": ""}', "enc:v1:x:eHg="])
 def test_a_row_that_holds_no_token_breaks_nothing(backend: Backend, value: str) -> None:
-    """With any stored value begin answers; a token not known to be rejected is judged by its column."""
+    """Begin answers for any stored value. If the row is not rejected, its column decides whether it is fresh."""
     version = backend.put("kis", "access_token", value, make_token().expires_at)
 
     begun = Caller(backend).begin(rejected_token_id="0" * 16)
@@ -266,7 +266,7 @@ def test_a_row_that_holds_no_token_breaks_nothing(backend: Backend, value: str) 
 
 
 def test_a_row_without_expiry_is_not_fresh(backend: Backend) -> None:
-    """A token row without a time in its column must be judged by its reader."""
+    """A row without an end in its column is not fresh: the caller that reads the row must judge its token."""
     version = backend.put("kis", "access_token", make_token().to_json())
 
     begun = Caller(backend).begin()
@@ -282,7 +282,7 @@ def test_an_inactive_token_counts_as_absent(backend: Backend) -> None:
 
 
 def test_fresh_comes_before_busy(backend: Backend, caller: Caller) -> None:
-    """A fresh token is returned even to the lease's holder, and to every other caller."""
+    """During a lease, a fresh token is returned to the holder and to every other caller."""
     put_token(backend, make_token())
 
     assert Caller(backend).begin().status == caller.begin().status == "fresh"
@@ -302,7 +302,7 @@ def test_a_valid_token_of_the_key_in_another_slot_is_a_conflict(backend: Backend
 
 
 def test_a_lease_of_the_key_in_another_slot_is_busy(backend: Backend, caller: Caller) -> None:
-    """While another slot issues with the same key, and for 70 s from its start, the answer is to wait."""
+    """If another slot has a lease for the same app key, a caller waits until 70 s after that grant."""
     begun = Caller(backend, service="kis-second").begin()
     assert begun.holder_label == "acme/bot run 7 trade"
     assert 50 < wait_of(begun) <= 60
@@ -317,7 +317,7 @@ def test_a_lease_of_the_key_in_another_slot_is_busy(backend: Backend, caller: Ca
 
 @pytest.mark.parametrize("active", [True, False], ids=["ended", "inactive"])
 def test_the_key_moves_when_the_other_slots_token_has_expired(backend: Backend, active: bool) -> None:  # noqa: FBT001 - a table
-    """Once the other slot's token has expired or is inactive, and its lease is over, this slot can use the key."""
+    """If the other slot's token is expired or inactive, this slot can use the key 70 s after the other slot's grant."""
     token = make_token()
     issue(backend, token)
     backend.put(
@@ -327,7 +327,7 @@ def test_the_key_moves_when_the_other_slots_token_has_expired(backend: Backend, 
     backend.pass_time(71)
 
     assert Caller(backend, service="kis-second").begin().status == "granted"
-    # Now the first slot must wait, but a token that is stored there delays no caller.
+    # Now the first slot must wait, but a token in the first slot does not delay the second slot.
     assert Caller(backend).begin().status == "busy"
     put_token(backend, make_token())
     backend.pass_time(71)
@@ -335,7 +335,7 @@ def test_the_key_moves_when_the_other_slots_token_has_expired(backend: Backend, 
 
 
 def test_slots_with_keys_of_their_own_do_not_meet(backend: Backend, caller: Caller) -> None:
-    """Two accounts issue at the same time, each with its own fences."""
+    """Two slots with different app keys can issue at the same time, each with its own fences."""
     second = Caller(backend, service="kis-second", app_key=OTHER_KEY)
 
     assert second.begin().status == "granted"

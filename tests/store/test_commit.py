@@ -1,4 +1,4 @@
-"""Ending a lease with a token: the promises of every store, and the time of the next request."""
+"""Ending a lease with a token, and the time of the next lease: tests that every store passes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_a_commit_stores_the_token(backend: Backend, caller: Caller) -> None:
-    """The row holds the token until its end, and the lease is over."""
+    """After a commit, the row has the token and its end, and the lease is over."""
     token = make_token()
 
     committed = caller.commit(token)
@@ -31,7 +31,7 @@ def test_a_commit_stores_the_token(backend: Backend, caller: Caller) -> None:
 
 
 def test_a_commit_replaces_the_earlier_token(backend: Backend) -> None:
-    """A commit replaces the token from before the lease, even one with a later end: its issuer knew that token."""
+    """A commit replaces a token that was stored before the lease, even if that token has a later end."""
     version = put_token(backend, make_token(left=48 * HOUR))
     caller = Caller(backend)
     caller.begin(rejected_version=version)
@@ -60,7 +60,7 @@ def test_a_commit_brings_an_inactive_row_back(backend: Backend, is_same: bool) -
 def test_a_replayed_commit_is_committed_once(
     backend: Backend, caller: Caller, form: str | None, form_again: str | None
 ) -> None:
-    """A commit that is repeated after a lost answer gets the same answer and changes nothing, not even the seal."""
+    """A commit that is repeated after a lost answer gets the same answer and does not change the stored value."""
     token = make_token()
     first = caller.commit(token, form)
     before = stored(backend)
@@ -83,7 +83,7 @@ def test_another_token_is_no_replay(backend: Backend, caller: Caller) -> None:
 
 
 def test_a_replay_is_of_the_last_lease(backend: Backend, caller: Caller) -> None:
-    """After the next lease has ended, a commit of the lease before is fenced, even with its own token."""
+    """After the next lease has ended, a repeated commit of the earlier lease is fenced."""
     token = make_token()
     version = caller.commit(token).version
     backend.pass_time(71)
@@ -95,7 +95,7 @@ def test_a_replay_is_of_the_last_lease(backend: Backend, caller: Caller) -> None
 
 
 def test_a_holder_that_slept_through_its_lease_is_fenced(backend: Backend, caller: Caller) -> None:
-    """After another grant the old fence stores nothing, and the new holder keeps its lease."""
+    """After another caller gets the lease, the previous holder's commit is fenced and does not end the new lease."""
     backend.pass_time(71)
     successor = Caller(backend)
     successor.begin()
@@ -132,7 +132,7 @@ def test_without_any_grant_nothing_is_stored(backend: Backend) -> None:
 
 
 def test_a_newer_token_of_someone_else_stays(backend: Backend, caller: Caller) -> None:
-    """A token with a later end that was stored meanwhile without a lease is kept; the lease ends all the same."""
+    """If a client stored a token with a later end during the lease, that token is kept, and the lease ends."""
     newer = make_token(left=24 * HOUR)
     version = put_token(backend, newer)
 
@@ -146,7 +146,7 @@ def test_a_newer_token_of_someone_else_stays(backend: Backend, caller: Caller) -
 
 
 def test_an_older_token_of_someone_else_is_replaced(backend: Backend, caller: Caller) -> None:
-    """A token with an earlier end that was stored meanwhile is replaced."""
+    """If a client stored a token with an earlier end during the lease, the commit replaces that token."""
     put_token(backend, make_token(left=HOUR))
     token = make_token()
 
@@ -166,7 +166,7 @@ def test_an_expired_lease_may_commit_without_another_holder(backend: Backend, ca
     assert backend.outcomes("kis") == ["granted", "committed"]
 
 
-# KIS gave the stored or the rejected token again
+# KIS repeats the stored or the rejected token
 
 
 def commit_again(
@@ -185,7 +185,7 @@ def commit_again(
 
 @pytest.mark.parametrize(("form", "form_again"), [(None, None), (SEALED, SEALED_AGAIN)], ids=["plain", "sealed"])
 def test_the_same_token_changes_nothing(backend: Backend, form: str | None, form_again: str | None) -> None:
-    """The row stays as it was, sealed or not; 61 s later the next caller may ask."""
+    """If KIS repeats the stored token, the row does not change, and the next caller may ask 61 s later."""
     token = make_token()
     version = commit_again(backend, token, form, form_again)
 
@@ -199,7 +199,7 @@ def test_the_same_token_changes_nothing(backend: Backend, form: str | None, form
 def test_a_rejected_token_that_comes_again_stops_all_calls(
     backend: Backend, form: str | None, form_again: str | None
 ) -> None:
-    """If KIS repeats a rejected token, no caller gets a lease until 6 h after its issue, with the reason."""
+    """If KIS repeats a rejected token, no caller gets a lease until 6 h after the token's issue."""
     version = commit_again(backend, make_token(age=2 * HOUR), form, form_again, rejected=True)
 
     begun = Caller(backend).begin(rejected_version=version)
@@ -208,7 +208,7 @@ def test_a_rejected_token_that_comes_again_stops_all_calls(
 
 
 def test_a_rejected_old_token_does_not_stop_calls_for_long(backend: Backend) -> None:
-    """A repeated token issued more than 6 h ago delays the next call by only 61 s."""
+    """If KIS repeats a rejected token more than 6 h after its issue, the next caller may ask 61 s later."""
     version = commit_again(backend, make_token(age=7 * HOUR), rejected=True)
 
     assert 55 < wait_of(Caller(backend).begin(rejected_version=version)) <= 61
@@ -216,7 +216,7 @@ def test_a_rejected_old_token_does_not_stop_calls_for_long(backend: Backend) -> 
 
 @pytest.mark.parametrize("row", ["none", "another token"])
 def test_a_rejected_token_is_not_stored_when_it_comes_again(backend: Backend, row: str) -> None:
-    """The rejected token that the lease is to replace is not stored as new, even if the row has another token."""
+    """If KIS repeats the rejected token, the token is not stored, even if the row has another token."""
     there = make_token(left=5 * MINUTE)
     version = put_token(backend, there) if row == "another token" else None
     refused = make_token(age=2 * HOUR)
@@ -233,7 +233,7 @@ def test_a_rejected_token_is_not_stored_when_it_comes_again(backend: Backend, ro
 
 
 def test_a_rejected_token_is_remembered(backend: Backend) -> None:
-    """Later callers learn of the rejected token from begin, and cannot store it; they can store another one."""
+    """Begin returns the rejected tokens to later callers, which can store another token, but not a rejected one."""
     refused, token = make_token(age=2 * HOUR), make_token()
     Caller(backend).begin(rejected_token_id=refused.token_id)
     backend.pass_time(71)
@@ -250,7 +250,7 @@ def test_a_rejected_token_is_remembered(backend: Backend) -> None:
 
 
 def test_another_token_than_the_rejected_one_is_stored(backend: Backend) -> None:
-    """A lease that replaces a rejected token stores another one, for any value of ``rejected``."""
+    """If the new token is not the rejected one, commit stores the new token, even with ``rejected=True``."""
     refused, token = make_token(), make_token()
     put_token(backend, refused)
     caller = Caller(backend)
@@ -261,7 +261,7 @@ def test_another_token_than_the_rejected_one_is_stored(backend: Backend) -> None
 
 
 def test_five_callers_with_one_rejected_token_make_one_call(backend: Backend) -> None:
-    """Callers that all have the same rejected token make one call together, not one a minute each."""
+    """Five callers with the same rejected token make one tokenP call together, not one call a minute each."""
     token = make_token(age=HOUR)
     issue(backend, token)
     for _ in range(5):
@@ -274,7 +274,7 @@ def test_five_callers_with_one_rejected_token_make_one_call(backend: Backend) ->
 
 
 def test_a_token_stored_by_someone_else_is_known_again(backend: Backend, caller: Caller) -> None:
-    """A plain row that was written without a lease is recognised too; from then on the lease remembers the token."""
+    """If KIS repeats a plain token that was stored without a lease, the row stays, and the slot remembers the token."""
     token = make_token(age=5 * HOUR, left=19 * HOUR)
     version = put_token(backend, token)
 
@@ -286,7 +286,7 @@ def test_a_token_stored_by_someone_else_is_known_again(backend: Backend, caller:
 
 
 def test_the_same_token_heals_an_unusable_row(backend: Backend, caller: Caller) -> None:
-    """A row without an expiry is written again, even with the same token."""
+    """If the row has no end in its column, a commit writes the row again, even with the same token."""
     token = make_token()
     backend.put("kis", "access_token", token.to_json())
 

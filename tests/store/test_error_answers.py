@@ -1,6 +1,6 @@
-"""The meaning of answers that gateways, proxies and PostgREST give in place of rows, as reported in public.
+"""Answers that gateways, proxies and PostgREST give instead of rows, and the errors that result.
 
-A real server sends each answer, and both ways to the store read it: the warm read and PostgREST's client.
+The answers come from public reports. A real server sends each answer to the warm read and to a call of a function.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUOTA = (
 
 
 def cloudflare(number: str) -> bytes:
-    """The parts of a page of Cloudflare's that matter here."""
+    """The parts of an error page that identify Cloudflare."""
     return (
         f"<html><title>Access denied | x.supabase.co used Cloudflare to restrict access</title><h1>Error "
         f'<span class="code">{number}</span></h1><p>Cloudflare Ray ID: <b>8f1a2b3c</b></p></html>'
@@ -48,7 +48,7 @@ def cloudflare(number: str) -> bytes:
 
 
 def postgrest(status: int, code: str, message: str = "x") -> Response:
-    """An error of PostgREST's."""
+    """An error answer of PostgREST."""
     return Response(status, {"code": code, "message": message, "details": None, "hint": None})
 
 
@@ -59,10 +59,10 @@ def gateway(status: int, message: str) -> Response:
 
 @dataclass(frozen=True)
 class Case:
-    """An answer, the code of its error, and words that the error has beside the status.
+    """An answer, the code of the error that results, and words that the error must contain.
 
-    For outages, ``persists`` means that patience does not help, and ``alone`` that a token may be issued without the
-    store.
+    For outages, ``persists`` means that a repetition does not help, and ``alone`` means that a token may be issued
+    without the store.
     """
 
     response: Response
@@ -200,13 +200,13 @@ OUTAGES = {
 
 @pytest.fixture
 def server() -> Iterator[LoopbackServer]:
-    """A server without rows."""
+    """A server that returns no rows."""
     with LoopbackServer(lambda _: Response(200, [])) as running:
         yield running
 
 
 def errors_of(server: LoopbackServer, response: Response, key: str = SERVICE_KEY) -> list[StoreError]:
-    """The errors of a read and of a function call through PostgREST's client, each with one request."""
+    """The errors of a read and of a function call that get this answer, each after one request."""
     server.add_fault(Fault("answer", times=2, response=response))
     errors = []
     with closing(SupabaseStore(server.url, key)) as store:
@@ -222,7 +222,7 @@ def errors_of(server: LoopbackServer, response: Response, key: str = SERVICE_KEY
 
 
 def assert_is(error: StoreError, case: Case) -> None:
-    """The error is the case's, names the status of the answer, and repeats no text of it."""
+    """Assert that the error has the code and words of the case and the HTTP status, and no text of the answer."""
     assert error.code == case.code
     assert f"HTTP {case.response.status}" in f"{error}"
     assert case.words in f"{error}"
@@ -241,7 +241,7 @@ def test_supabase_s_own_answer_is_a_configuration_error(server: LoopbackServer, 
 
 @pytest.mark.parametrize("name", OUTAGES)
 def test_any_other_answer_is_an_outage(server: LoopbackServer, name: str) -> None:
-    """Any other answer is an outage, with any status. Below 500, and at 511, no caller issues without the store."""
+    """Any other answer is an outage. With a status below 500, or with 511, no caller issues without the store."""
     case = OUTAGES[name]
     for error in errors_of(server, case.response):
         assert isinstance(error, StoreOutage)
@@ -251,7 +251,7 @@ def test_any_other_answer_is_an_outage(server: LoopbackServer, name: str) -> Non
 
 
 def jwt(ends_at: datetime) -> str:
-    """A key in the older form that expires then."""
+    """A key in the form of a JWT that expires at this time."""
     parts = ({"alg": "HS256"}, {"role": "service_role", "exp": int(ends_at.timestamp())})
     words = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
     return ".".join([*words, "c2lnbmVk"])
@@ -263,7 +263,7 @@ def jwt(ends_at: datetime) -> str:
     ids=["gateway", "JWT", "nothing"],
 )
 def test_expired_key_is_reported_with_its_date(server: LoopbackServer, response: Response) -> None:
-    """If a rejected key has expired by its own date, that is the reason. A read-only key has a date too."""
+    """If Supabase rejects a key that has expired, the error names the key's date. A read-only key has a date too."""
     ended = utc_now() - timedelta(days=2)
     for key in (jwt(ended), f"sb_publishable_x {jwt(ended)}"):
         server.forget()
@@ -273,7 +273,7 @@ def test_expired_key_is_reported_with_its_date(server: LoopbackServer, response:
 
 
 def test_date_of_a_key_counts_for_the_key_alone(server: LoopbackServer) -> None:
-    """A valid key is wrong for another reason, and an expired one does not explain another program's page."""
+    """If the key is valid, or the answer is not about the key, the error does not call the key expired."""
     valid, ended = jwt(utc_now() + timedelta(days=2)), jwt(utc_now() - timedelta(days=2))
     assert {each.code for each in errors_of(server, gateway(401, "Invalid API key"), valid)} == {"store-key-rejected"}
     server.forget()
@@ -286,7 +286,7 @@ def test_date_of_a_key_counts_for_the_key_alone(server: LoopbackServer) -> None:
 
 
 def test_end_of_a_key_is_judged_by_the_answer_s_date(server: LoopbackServer) -> None:
-    """A machine whose clock is years ahead does not report a valid key as expired."""
+    """A key that is valid by the answer's Date is not reported as expired, even if this machine's clock is wrong."""
     key = jwt(datetime(2020, 1, 1, tzinfo=timezone.utc))
     server.send_date = False
     dated = {"Date": "Mon, 02 Dec 2019 12:00:00 GMT"}
@@ -296,7 +296,7 @@ def test_end_of_a_key_is_judged_by_the_answer_s_date(server: LoopbackServer) -> 
 
 @given(st.integers(100, 999), st.text(max_size=40), st.text(max_size=200))
 def test_text_of_an_answer_is_never_repeated(status: int, code: str, message: str) -> None:
-    """The places of code and message may contain any text, even a secret."""
+    """The error never repeats code or message of an answer, because they may contain a secret."""
     marked = f"QzXj7{code}", f"QzXj7{message}"
     assert "QzXj7" not in f"{code_error(status, *marked)}"
     assert "QzXj7" not in f"{code_error(status, 'PGRST203', marked[1])}"
@@ -317,7 +317,10 @@ def call_save(url: str) -> StoreError:
 
 
 def test_two_functions_of_one_name(make_database: Callable[[], Database]) -> None:
-    """The error names the function and the statement that drops the form that sql/ does not make. It works."""
+    """The error names the function, and the statement that drops the variant that sql/ does not create.
+
+    After the statement has run, a token can be saved.
+    """
     project = make_database()
     project.owner.execute(
         "create function public.save_token(service text, value text, expires_at timestamptz, replaces_version bigint,"
@@ -354,7 +357,7 @@ def test_two_functions_of_one_name(make_database: Callable[[], Database]) -> Non
     ],
 )
 def test_functions_that_are_listed_otherwise_are_not_repeated(listed: str) -> None:
-    """Only names and types are taken from PostgREST's text, and only if the list contains no other text."""
+    """If PostgREST's list of functions contains unexpected text, the error repeats no part of the list."""
     error = code_error(300, "PGRST203", BETWEEN + listed)
     assert error.brief == "Supabase has several functions of one name (HTTP 300 PGRST203) [store-function-ambiguous]"
 
@@ -366,7 +369,7 @@ RESEAL = "public.reseal(service => text, credential_type => text, value => text,
     "listed", [f"{RESEAL}, {RESEAL}", "public.reseal_all(a => text), public.reseal_all()"], ids=["twice", "another's"]
 )
 def test_functions_that_need_not_be_dropped(listed: str) -> None:
-    """If each form is that of sql/, or sql/ makes no function of this name, the error has only the name."""
+    """If no listed function has to be dropped, the error has only the name of the functions."""
     error = code_error(300, "PGRST203", BETWEEN + listed)
     assert "of one name (HTTP 300 PGRST203): reseal" in f"{error}"
     assert "drop" not in f"{error}"

@@ -1,4 +1,4 @@
-"""One exchange with Supabase: unusual servers, compressed answers, several addresses, proxies. On loopback."""
+"""One HTTP exchange on loopback: unusual servers, compressed answers, several addresses, and proxies."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def outage_of(url: str, call: Callable[[SupabaseStore], object], seconds: float 
 def test_a_packed_answer_is_unpacked(
     call: Callable[[SupabaseStore], object], body: object, expected: object, coding: str
 ) -> None:
-    """A proxy that compresses answers without a request for it causes no outage."""
+    """If a proxy compresses an answer although the request did not allow it, the answer is still read."""
     plain = body if isinstance(body, bytes) else json.dumps(body).encode()
     packed = gzip.compress(plain) if coding == "gzip" else zlib.compress(plain)
     with (
@@ -79,7 +79,7 @@ def test_a_packed_answer_is_unpacked(
 def test_a_gzip_bomb_is_an_outage_of_little_memory(
     call: Callable[[SupabaseStore], object], body: object, expected: object
 ) -> None:
-    """The limit on an answer counts unpacked bytes: a bomb costs a few times the limit, not gigabytes."""
+    """The size limit of an answer counts unpacked bytes, so a gzip bomb is an outage and needs little memory."""
     assert body != expected
     bomb = gzip.compress(b" " * (100 * 1024 * 1024), 9)
     headers = {"Content-Encoding": "gzip", "Content-Type": "text/html"}
@@ -101,7 +101,7 @@ def test_an_answer_that_cannot_be_unpacked_is_an_outage(packed: bytes) -> None:
 
 @pytest.mark.parametrize("status", [100, 102, 103, 199])
 def test_interim_answers_are_passed_over(status: int) -> None:
-    """The answer may follow several interim answers."""
+    """Several interim answers may come before the final answer."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
 
     def talk(connection: socket.socket) -> None:
@@ -113,7 +113,7 @@ def test_interim_answers_are_passed_over(status: int) -> None:
 
 
 def test_interim_answers_have_an_end() -> None:
-    """A server that sends only interim answers is an outage."""
+    """If a server sends only interim answers, the call ends with an outage."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -147,7 +147,7 @@ def test_a_chunk_of_an_invalid_size_is_an_outage(size: bytes) -> None:
 def test_an_echo_in_the_status_line_is_in_no_traceback(
     call: Callable[[SupabaseStore], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If a server answers with the request that it got, the key does not get into a program's log."""
+    """If a server answers with the request that it got, no error and no log of a program contains the key."""
 
     def talk(connection: socket.socket) -> None:
         got = connection.recv(65536)
@@ -172,7 +172,7 @@ def test_an_echo_in_the_status_line_is_in_no_traceback(
 
 
 def test_an_unsent_request_is_known() -> None:
-    """A refused connection and an unknown name sent nothing; a request with a lost answer may have had its effect."""
+    """``sent`` of an outage is False if no connection was made, and True if the request may have had its effect."""
     with LoopbackServer(lambda _: Response(200, GRANTED)) as server:
         server.add_fault(Fault("reset", after=True))
         assert outage_of(server.url, begin).sent
@@ -188,7 +188,7 @@ def test_an_unsent_request_is_known() -> None:
 
 
 def test_nothing_is_sent_once_the_caller_has_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is resolved after the caller's time is over leads to no request."""
+    """If the name is resolved after the caller's time is over, no request is sent."""
     resolve, given_up, resolved = socket.getaddrinfo, threading.Event(), threading.Event()
 
     def slow(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as getaddrinfo
@@ -234,7 +234,7 @@ def test_a_silent_address_is_passed(
 
 
 class ConnectProxy:
-    """A proxy that opens tunnels for clients with its password, if it has one."""
+    """A proxy that opens tunnels. A proxy with a password opens tunnels only for clients that send the password."""
 
     def __init__(self, password: str | None, port: int) -> None:
         self.asked: list[bytes] = []
@@ -274,7 +274,7 @@ def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop
 
 @contextmanager
 def proxied(server: LoopbackServer, password: str | None = None) -> Iterator[tuple[str, ConnectProxy]]:
-    """A proxy in front of the server, and its address without credentials."""
+    """Yield the address of a proxy to ``server``, without credentials, and the proxy."""
     proxy = ConnectProxy(password, int(server.url.rpartition(":")[2]))
     with raw_server(proxy.talk) as url:
         yield url.removeprefix("http://"), proxy
@@ -294,7 +294,7 @@ def test_a_proxy_is_gone_through(
 
 
 def test_a_proxy_that_asks_for_a_password(tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the password there is an outage that this machine causes, and nothing was sent to Supabase."""
+    """If the proxy asks for a password, the outage counts as caused by this machine, and Supabase gets no request."""
     with proxied(tls_server, "user:word") as (address, _):
         monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
         error = outage_of(tls_server.url, begin)
@@ -305,7 +305,7 @@ def test_a_proxy_that_asks_for_a_password(tls_server: LoopbackServer, monkeypatc
 def test_a_proxy_in_trouble_is_a_hiccup(
     tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """A failing proxy may work a moment later, and is no reason to issue without the store."""
+    """A 502, 503 or 504 of a proxy is a temporary outage, in which no caller issues without the store."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -321,7 +321,7 @@ def test_a_proxy_in_trouble_is_a_hiccup(
     "proxy", ["http://a..b:3128", f"http://{'x' * 70}.example:3128", "http://no-such-proxy.invalid"]
 )
 def test_a_proxy_with_an_invalid_name_is_an_outage(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """If the proxy's name cannot be looked up, this machine is the cause."""
+    """If the proxy's name cannot be looked up, the outage counts as caused by this machine."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     error = outage_of("https://example.supabase.co", begin)
     assert (error.doubtful, error.sent) == (True, False)
@@ -330,7 +330,7 @@ def test_a_proxy_with_an_invalid_name_is_an_outage(monkeypatch: pytest.MonkeyPat
 def test_keys_that_cannot_be_logged_are_no_defect(
     tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """SSLKEYLOGFILE in a missing folder is a lasting outage that this machine causes."""
+    """If SSLKEYLOGFILE is in a missing folder, the outage is lasting and counts as caused by this machine."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "no-such-folder" / "keys"))
     error = outage_of(tls_server.url, begin)
     assert (error.doubtful, error.lasting) == (True, True)
@@ -338,7 +338,7 @@ def test_keys_that_cannot_be_logged_are_no_defect(
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "all_proxy"])
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """The error names the variable, and shows no part of its value."""
+    """If a proxy cannot be used, the error names its variable, and shows no part of the variable's value."""
     monkeypatch.setenv(variable, "socks5://user:a-word-that-nobody-sees@127.0.0.1:9")
     error = outage_of("https://example.supabase.co", begin)
     assert variable.upper() in f"{error}"
@@ -350,7 +350,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, v
 def test_a_company_s_certificate_counts_for_reads_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """The certificate is trusted in each of the variables, and for each kind of request."""
+    """If one of the variables names a certificate, reads and writes trust that certificate."""
     path, context = make_certificate(tmp_path)
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -368,7 +368,7 @@ def test_a_company_s_certificate_counts_for_reads_and_writes(
 def test_a_certificate_variable_that_names_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """If the variable names no file, the certificate is not trusted, which is an ordinary outage."""
+    """If a variable names a missing file, the server's certificate is not trusted, and the error is store-tls."""
     monkeypatch.setenv(variable, str(tmp_path / "no-such-file.pem"))
     _, context = make_certificate(tmp_path)
     with LoopbackServer(lambda _: Response(200, []), tls=context) as server:
@@ -393,7 +393,7 @@ def test_the_wire_says_which_host_it_speaks_to() -> None:
 
 
 def test_unusable_fields_of_an_answer_are_an_outage() -> None:
-    """Answers to begin and commit with numbers, objects or missing fields are outages, never unhandled errors."""
+    """If an answer to begin or commit has unusable fields, no error except an outage is raised."""
     token = make_token()
     unusable: list[object] = [
         {**GRANTED, "fence": "1"},

@@ -1,4 +1,4 @@
-"""The answers of GitHub's ID token endpoint: a token, or an error that has no text of the answer."""
+"""The answers of GitHub's ID token endpoint: a token, or an error that repeats no text of the answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AUDIENCE = "https://abcdefghijklmnopqrst.supabase.co"
 
 
 def ask(answer: Response) -> tuple[str, list[str], list[Request]]:
-    """Return the token or the error's code, the masks, and the requests."""
+    """Ask for a token. Return the token or the error's code, the masks, and the requests."""
     seen: list[Request] = []
     masks: list[str] = []
 
@@ -46,7 +46,7 @@ def test_token_is_masked_and_returned() -> None:
     ids=repr,
 )
 def test_value_that_is_no_token(value: object) -> None:
-    """Another value is no token. It is not masked, since a mask of a few signs would blank much of the log."""
+    """A value of another form is an error and is not masked, because a short mask would blank much of the log."""
     got, masks, _ = ask(Response(200, {"value": value}))
     assert (got, masks) == ("id-token-missing", [])
 
@@ -66,6 +66,6 @@ def test_value_that_is_no_token(value: object) -> None:
     ids=lambda part: str(part.status) if isinstance(part, Response) else part,
 )
 def test_answer_that_has_no_token(answer: Response, code: str) -> None:
-    """A refusal and an outage have codes of their own. A redirect is not followed, so one request is made."""
+    """A refusal, an outage and a missing token have different codes. A redirect is not followed."""
     got, masks, seen = ask(answer)
     assert (got, masks, len(seen)) == (code, [], 1)

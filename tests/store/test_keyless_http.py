@@ -1,4 +1,4 @@
-"""Attacks on keyless callers over HTTP with each kind of public key, and the answers that a client gets."""
+"""Attacks on the keyless functions over HTTP, with each kind of public key, and the answers that a client gets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLES = ("credential_callers", "credential_issuer_keys", "credential_attempts",
 
 
 def jwt(claims: dict[str, object]) -> str:
-    """A key in the older form: the stand-in knows it by its text, and PostgREST by a signature."""
+    """A key in the form of a JWT. The stand-in compares the key's text; PostgREST would check the signature."""
     return ".".join((*(base64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims)), "c2lnbmVk"))
 
 
@@ -34,7 +34,7 @@ LEGACY_ANON = jwt({"role": "anon", "iss": "supabase", "ref": "abcdefghijklmnopqr
 
 
 class Project:
-    """A project over HTTP, whose list has one job of the issuer."""
+    """A client of a project whose list of callers has one job."""
 
     def __init__(self, url: str, github: GitHubIssuer) -> None:
         self.url = url
@@ -46,7 +46,7 @@ class Project:
         self._http.close()
 
     def id_token(self, **claims: object) -> str:
-        """A new ID token of the listed job, or of one that differs by these claims."""
+        """A new ID token of the listed job, in which ``claims`` replace the job's claims."""
         return self._github.id_token(self.url, **claims)
 
     def call(self, function: str, key: str = ANON_KEY, /, **arguments: object) -> httpx.Response:
@@ -54,11 +54,11 @@ class Project:
         return self._http.post(f"/rest/v1/rpc/{function}", json=arguments, headers=key_headers(key))
 
     def request(self, method: str, path: str, key: str, body: object = None) -> httpx.Response:
-        """Any request with a key."""
+        """Send any request with a key."""
         return self._http.request(method, f"/rest/v1/{path}", json=body, headers=key_headers(key))
 
     def attempt(self, function: str, key: str = ANON_KEY, **changes: object) -> httpx.Response:
-        """Call one of the four functions with all that it needs but the ID token."""
+        """Call a keyless function with valid arguments, but without an ID token."""
         arguments: dict[str, object] = {"service": "kis"}
         if function != "keyless_read":
             arguments["holder"] = str(uuid4())
@@ -115,7 +115,7 @@ def error(response: httpx.Response) -> tuple[int, str | None]:
 
 @pytest.mark.parametrize("kind", ["publishable", "legacy anon", "signed-in user"])
 def test_public_keys(project: Project, user_jwt: str, kind: str) -> None:
-    """A public key, or a user's session with the job's claims copied, needs an ID token like any other key."""
+    """A public key or a user's session needs an ID token, even if the session contains the job's claims."""
     key = {"publishable": ANON_KEY, "legacy anon": f"{ANON_KEY} {LEGACY_ANON}"}.get(kind, f"{ANON_KEY} {user_jwt}")
 
     for function in FUNCTIONS:
@@ -127,7 +127,7 @@ def test_public_keys(project: Project, user_jwt: str, kind: str) -> None:
 
 
 def test_id_token_as_the_key(project: Project) -> None:
-    """An ID token in place of the key, or beside it, opens nothing: the gateway and PostgREST refuse it with 401."""
+    """If an ID token is sent as the key or beside the key, the gateway or PostgREST refuses the request with 401."""
     token = project.id_token()
     assert project.attempt("keyless_read", token, id_token=token).status_code == 401
     assert project.attempt("keyless_read", f"{ANON_KEY} {token}", id_token=token).status_code == 401
@@ -135,7 +135,7 @@ def test_id_token_as_the_key(project: Project) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_tables_are_closed(project: Project, user_jwt: str, table: str) -> None:
-    """No public key and no session reaches a table; the service key reaches neither callers nor keys."""
+    """A public key or a session can use no table; the service key can use only api_credentials."""
     keys = [ANON_KEY, f"{ANON_KEY} {user_jwt}", *([] if table == "api_credentials" else [SERVICE_KEY])]
     column = {"api_credentials": "service_name", "credential_leases": "service_name"}.get(table, "issuer")
     for key in keys:
@@ -151,13 +151,13 @@ def test_tables_are_closed(project: Project, user_jwt: str, table: str) -> None:
 
 
 def test_service_key_calls_no_keyless_function(project: Project) -> None:
-    """The keyless functions are for the public key: with the service key they are closed, ID token or not."""
+    """The service key cannot call the keyless functions, not even with an ID token."""
     for function in FUNCTIONS:
         assert error(project.attempt(function, SERVICE_KEY, id_token=project.id_token())) == (403, "42501")
 
 
 def test_functions_with_a_key_stay_closed(project: Project, user_jwt: str) -> None:
-    """The public key and a user's session cannot call the functions behind the keyless ones."""
+    """The public key and a user's session cannot call the other functions, such as begin_issuance."""
     begin: dict[str, object] = {
         "service": "kis",
         "holder": str(uuid4()),
@@ -180,7 +180,7 @@ def test_functions_with_a_key_stay_closed(project: Project, user_jwt: str) -> No
 
 
 def test_a_day_without_a_key(project: Project, database: Database) -> None:
-    """A listed job reads, begins and commits over HTTP; the rows that it reads are those that the client parses."""
+    """A listed job reads, begins and commits over HTTP; the client can parse the rows that the job reads."""
     database.owner.execute("delete from public.api_credentials where credential_type = 'access_token'")
     holder = str(uuid4())
     begun = project.attempt("keyless_begin", holder=holder, id_token=project.id_token()).json()
@@ -201,7 +201,7 @@ def test_a_day_without_a_key(project: Project, database: Database) -> None:
 
 
 def test_errors_reach_a_client(project: Project, database: Database) -> None:
-    """Each refusal is an HTTP 400 with its SQLSTATE as code; details of caller-not-listed are an INSERT."""
+    """Each refusal is an HTTP 400 whose code is the SQLSTATE. The details of KTA04 are an INSERT statement."""
     answer = project.attempt("keyless_read")
     attempts = {
         "KTA01": "x.y.z",
@@ -219,7 +219,7 @@ def test_errors_reach_a_client(project: Project, database: Database) -> None:
 
 
 def test_twelve_holders_over_http(project: Project, database: Database) -> None:
-    """Of twelve requests with one ID token and a holder each, one begins; eleven are answered KTA06."""
+    """If twelve holders send the same ID token, one holder gets the lease, and eleven holders get KTA06."""
     database.owner.execute("delete from public.api_credentials where credential_type = 'access_token'")
     token = project.id_token()
 

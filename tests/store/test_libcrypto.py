@@ -1,4 +1,4 @@
-"""Decryption by Python's own OpenSSL: right, or not used at all."""
+"""Decryption by Python's own OpenSSL, which is used only if it gives the right results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decrypt(nonce: bytes, sealed: bytes, data: bytes) -> bytes:
 
 @given(st.binary(max_size=200), st.binary(max_size=60), st.binary(min_size=12, max_size=12))
 def test_it_reads_what_the_package_seals(plain: bytes, data: bytes, nonce: bytes) -> None:
-    """Any text with any authenticated data is read, also an empty text."""
+    """Any text that the package has sealed can be decrypted, with any authenticated data."""
     assert decrypt(nonce, AESGCM(KEY).encrypt(nonce, plain, data), data) == plain
 
 
@@ -50,20 +50,20 @@ def test_one_changed_bit_is_noticed(plain: bytes, data: bytes, draw: st.DataObje
 
 @pytest.mark.parametrize("length", [0, 1, 15])
 def test_a_text_shorter_than_a_tag_is_refused(length: int) -> None:
-    """OpenSSL would read past the end of such a text."""
+    """A text that is shorter than a tag is refused, because OpenSSL would read past its end."""
     with pytest.raises(libcrypto.InvalidTag):
         decrypt(bytes(12), bytes(length), b"")
 
 
 @pytest.mark.parametrize("length", [0, 11, 13])
 def test_a_nonce_of_another_length_is_refused(length: int) -> None:
-    """OpenSSL would read 12 bytes whatever the length is."""
+    """A nonce that does not have 12 bytes is refused, because OpenSSL would always read 12 bytes."""
     with pytest.raises(libcrypto.InvalidTag):
         decrypt(bytes(length), bytes(32), b"")
 
 
 class Wrong:
-    """OpenSSL with one function that behaves differently."""
+    """An OpenSSL in which the function ``name`` always returns ``answer``."""
 
     def __init__(self, name: str, answer: int) -> None:
         self._library = CDLL(sys.modules["_ssl"].__file__)
@@ -85,7 +85,7 @@ class Wrong:
     ],
 )
 def test_without_the_known_answer_it_is_not_used(monkeypatch: pytest.MonkeyPatch, name: str, answer: int) -> None:
-    """A library that gives another answer than the published one, or accepts a changed text, is not used."""
+    """A library that does not reproduce the published result, or accepts a changed text, is not used."""
     wrong = Wrong(name, answer)
     monkeypatch.setattr("ctypes.CDLL", lambda _: wrong)
     libcrypto.load.cache_clear()
@@ -96,7 +96,7 @@ def test_without_the_known_answer_it_is_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_next_library_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library without OpenSSL's names does not hide the next one."""
+    """If a library does not have OpenSSL's functions, the next library is tried."""
     names = [sys.modules["_socket"].__file__, "/nonexistent/library.so", sys.modules["_ssl"].__file__]
     monkeypatch.setattr(libcrypto, "_libraries", lambda: names)
     libcrypto.load.cache_clear()
@@ -106,7 +106,7 @@ def test_the_next_library_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         libcrypto.load.cache_clear()
 
 
-#: Pythons whose OpenSSL cannot be reached, as code that makes this one such a Python.
+#: Code that makes the OpenSSL of this Python unavailable, in several ways.
 WITHOUT = {
     "no ctypes": "import sys; sys.modules['ctypes'] = None",
     "no ssl": "import sys; sys.modules['_ssl'] = None",
@@ -119,7 +119,7 @@ WITHOUT = {
 @pytest.mark.usefixtures("child_processes")
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_python_without_it_uses_the_package(name: str) -> None:
-    """`load` returns None, without an error, and the value is unsealed by the package."""
+    """If OpenSSL is unavailable, `load` returns None, and the package unseals the value."""
     code = (
         f"{WITHOUT[name]}\n"
         "import json\n"

@@ -1,7 +1,7 @@
-"""MemoryStore beside the SQL functions: after the same calls, both answer the same.
+"""MemoryStore and the SQL functions give the same answers to the same calls.
 
-The functions are those of sql/ with one change: they read the test's clock. So both sides have the same time to the
-microsecond, ends are met exactly, and no answer depends on the machine's speed.
+The functions are those of sql/ with one change: they read the test's clock. Both stores have the same time to the
+microsecond, so calls can come exactly at an end, and no answer depends on the machine's speed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SERVICES = ("kis", "kis-second")
 OWN_KEYS = {"kis": "PSone", "kis-second": "PStwo"}
 HOLDERS = tuple(str(uuid.UUID(int=number)) for number in range(1, 5))
 
-# Tokens and leases are counted from the last: the last ones affect each other most.
+# A number counts tokens or leases from the last one, because recent ones affect each other most.
 RECENT = st.sampled_from([1, 1, 1, 2, 2, 3])
 FORMS = st.sampled_from([*["plain", "sealed"] * 4, "nonsense"])
 VERSIONS = st.sampled_from(["none", "none", "present", "first"])
@@ -96,7 +96,7 @@ SERIES = st.lists(
     max_size=60,
 )
 
-# With these numbers a call that comes a second after a wait exactly meets four ends that random series seldom meet.
+# Parts of the four examples below. In each example, a call comes exactly at an end that random series seldom meet.
 BEGIN = (
     "begin",
     {
@@ -125,7 +125,7 @@ _Item = TypeVar("_Item")
 
 
 class SetClock:
-    """A clock that stands still until it is moved, here and in the database."""
+    """A clock that changes only when the test moves it, in this process and in the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -143,7 +143,7 @@ class SetClock:
 
 
 class FunctionStore(SupabaseStore):
-    """The client's reading of the functions' answers, without HTTP, and the operations of a MemoryStore for tests."""
+    """A store that calls the SQL functions without HTTP, and that has the additional methods of MemoryStore."""
 
     def __init__(self, database: Database) -> None:
         super().__init__("", "")
@@ -178,13 +178,13 @@ class FunctionStore(SupabaseStore):
 
 @dataclass
 class Side:
-    """One of the two stores. Versions are named by their order, because a sequence may skip numbers."""
+    """One of the two stores. The name of a version is its order, because a sequence may skip numbers."""
 
     store: MemoryStore | FunctionStore
     versions: list[int] = field(default_factory=list)
 
     def name(self, version: int | None) -> int | None:
-        """A version's name. A version that is seen for the first time is larger than all others."""
+        """The name of a version. Asserts that a new version is larger than all earlier ones."""
         if version is None:
             return None
         if version not in self.versions:
@@ -193,14 +193,14 @@ class Side:
         return self.versions.index(version)
 
     def version(self, which: str, service: str) -> int | None:
-        """The version with this description."""
+        """The version that ``which`` describes: the present one, the first one, or none."""
         token = self.store.read(service).rows.get("access_token") if which == "present" else None
         if token is not None:
             return token.version
         return self.versions[0] if which == "first" and self.versions else None
 
     def answer(self, call: Callable[[Side], object]) -> object:
-        """The answer, with the version by name; for an error, its text."""
+        """The answer of a call, with the name of its version, or the text of an error."""
         try:
             answer = call(self)
         except StoreError as error:
@@ -208,7 +208,7 @@ class Side:
         return replace(answer, version=self.name(answer.version)) if isinstance(answer, (Begun, Committed)) else answer
 
     def shown(self) -> list[object]:
-        """The rows that any caller reads."""
+        """The rows of all slots, as a caller reads them."""
         slots = [(service, self.store.read(service)) for service in SERVICES]
         rows = [(service, *row) for service, slot in slots for row in sorted(slot.rows.items())]
         return [
@@ -223,7 +223,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Lease:
-    """The grant of a holder."""
+    """A lease that was granted to a holder."""
 
     service: str
     holder: str
@@ -232,7 +232,7 @@ class Lease:
 
 
 class Comparison:
-    """Makes the same calls to both stores and compares the answers. Each call comes a second after the last."""
+    """Makes the same calls to both stores and compares the answers. Each call comes a second after the call before."""
 
     def __init__(self, database: Database) -> None:
         database.clear()
@@ -245,7 +245,7 @@ class Comparison:
         self.issue(0 * HOUR, DAY)
 
     def both(self, call: Callable[[Side], object]) -> Any:  # noqa: ANN401 - whatever the call answers
-        """The answer of both."""
+        """Make the call to both stores; return their common answer."""
         self.clock.move(SECOND)
         memory, functions = (side.answer(call) for side in self.sides)
         assert memory == functions
@@ -254,12 +254,12 @@ class Comparison:
         return memory
 
     def finish(self) -> None:
-        """Check that both have recorded the same outcomes."""
+        """Check that both stores have recorded the same outcomes."""
         memory_notes, functions_note = (side.noted() for side in self.sides)
         assert memory_notes == functions_note
 
     def form(self, token: Token, form: str) -> str:
-        """The stored form of a token. A sealed one is never the same twice, and does not show its token."""
+        """The stored form of a token. Each sealed form is different, and does not show its token."""
         self.seals += 1
         return {"plain": token.to_json(), "sealed": f"enc:v1:0a1b2c3d:{self.seals}", "nonsense": "{}"}[form]
 
@@ -276,7 +276,7 @@ class Comparison:
         self.clock.move(time)
 
     def wait_for_an_end(self, number: int, beside: timedelta) -> None:
-        """Let time pass so that the next call comes exactly at an end, or a second before or after."""
+        """Let time pass so that the next call comes exactly at one of ``ends``, or a second before or after it."""
         now = self.clock.now()
         ends = sorted(end for end in self.ends if end > now + 2 * SECOND)[:number]
         if ends:
@@ -315,7 +315,7 @@ class Comparison:
             self.leases.append(Lease(service, holder, begun.fence, app_key.credential_id))
 
     def commit(self, *, lease: int, token: int, form: str, rejected: bool) -> None:
-        """A caller commits: in time or late, once or again."""
+        """A caller commits, in time or late, for the first time or again."""
         if self.leases:
             ending, given = last(self.leases, lease), last(self.tokens, token)
             stored = self.form(given, form)
@@ -347,14 +347,14 @@ class Comparison:
         self.both(lambda side: side.store.save(service, given, stored, replaces_version=side.version(version, service)))
 
     def put(self, *, service: str, token: int, form: str, shift: timedelta | None, active: bool) -> None:
-        """A client writes the row directly, with the right end, a wrong one or without one."""
+        """A client writes the row directly, with the right end, a wrong end or no end."""
         given = last(self.tokens, token)
         value, expires_at = self.form(given, form), None if shift is None else given.expires_at + shift
         self.both(lambda side: side.name(side.store.put(service, "access_token", value, expires_at, active=active)))
 
 
 def last(items: list[_Item], back: int) -> _Item:
-    """The element that many places before the last; the first if there are too few."""
+    """The element ``back`` places from the end, or the first element if there are fewer."""
     return items[-back:][0]
 
 
@@ -371,7 +371,7 @@ def clocked(postgres: EmbeddedPostgres) -> Iterator[Database]:
         yield database
 
 
-# To examine a failure, add Phase.shrink: it takes minutes, and finds a short series.
+# To examine a failure, add Phase.shrink, which takes minutes and finds a short series.
 series = settings(derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 
 
@@ -402,5 +402,5 @@ def test_memory_and_functions_answer_the_same(clocked: Database, operations: lis
 def test_memory_and_functions_answer_the_same_in_many_series(
     clocked: Database, operations: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """In a series long enough to find rare coincidences of ends, both stores answer the same."""
+    """In many series, which include rare coincidences of ends, both stores answer the same."""
     compare(clocked, operations)

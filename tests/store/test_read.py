@@ -1,4 +1,4 @@
-"""Reading a slot, and its versions: the promises of every store."""
+"""Reading a slot, and the versions of its rows: tests that every store passes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_a_read_returns_the_rejected_tokens(backend: Backend) -> None:
-    """All rejected tokens that a slot remembers come with its rows, not as one of them; another slot has its own."""
+    """A read returns the slot's rejected tokens apart from its rows, and no rejected token of another slot."""
     rejected = [make_token() for _ in range(3)]
     for token in rejected:
         reject(backend, token)
@@ -30,7 +30,7 @@ def test_a_read_returns_the_rejected_tokens(backend: Backend) -> None:
 
 
 def test_a_slot_is_read_whole(backend: Backend) -> None:
-    """A read returns the active rows of the slot's key, secret and token as they are stored, and the time."""
+    """A read returns the active rows of the slot's key, secret and token as they are stored, and the store's time."""
     token = make_token()
     versions = [
         backend.put("kis", "app_key", APP_KEY.key),
@@ -63,7 +63,7 @@ def test_only_active_rows_are_read(backend: Backend) -> None:
 
 
 def test_versions_grow_with_every_change(backend: Backend) -> None:
-    """A change of value, end or activity gives a version larger than any before; the same row again does not."""
+    """A change of value, end or activity gives a row a new, larger version; an unchanged row keeps its version."""
     end = make_token().expires_at
     first = backend.put("kis", "access_token", "{}", end)
     assert backend.put("kis", "access_token", "{}", end) == first

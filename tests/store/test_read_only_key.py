@@ -1,4 +1,4 @@
-"""A read-only key: made as docs/security.md describes, it reads the token and has no other permission."""
+"""A read-only key that is made as docs/security.md describes reads the token and has no other permission."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def chain(database: Database, kis: KISEmulator, tmp_path: Path, reader_jwt: str)
 
 @pytest.fixture
 def reader(reader_jwt: str) -> dict[str, str]:
-    """The inputs of a caller with the read-only key: two lines, as in the document."""
+    """The inputs of a caller with the read-only key, whose form is two lines, as in the document."""
     return {"supabase_key": f"{ANON_KEY}\n{reader_jwt}", "app_key": "", "app_secret": ""}
 
 
 def test_reader_gets_the_token_and_no_keys(chain: Chain, reader: dict[str, str]) -> None:
-    """A fresh token costs one read; the stored key and secret are not visible."""
+    """A caller gets a fresh token with one read, and cannot see the stored key and secret."""
     token = make_token()
     chain.database.put_keys()
     chain.database.put_token(token)
@@ -65,7 +65,7 @@ def test_reader_gets_the_token_and_no_keys(chain: Chain, reader: dict[str, str])
 
 
 def test_reader_uses_a_stale_token(chain: Chain, reader: dict[str, str]) -> None:
-    """A stale token is handed out, with a warning that this key cannot renew it."""
+    """A stale token is handed out, with a warning that a read-only key cannot renew a token."""
     token = stale_token()
     chain.database.put_token(token)
 
@@ -78,7 +78,7 @@ def test_reader_uses_a_stale_token(chain: Chain, reader: dict[str, str]) -> None
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "force"])
 @pytest.mark.parametrize("keys", [{}, {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}], ids=["", "with keys"])
 def test_reader_never_issues(chain: Chain, reader: dict[str, str], mode: str, keys: dict[str, str]) -> None:
-    """If a token must be issued, the caller gets an error that names the callers that can; begin is not called."""
+    """If a token must be issued, the caller gets the error store-read-only, and begin is not called."""
     chain.database.put_token(expired_token())
 
     with pytest.raises(StoreMisconfigured) as caught:
@@ -91,7 +91,7 @@ def test_reader_never_issues(chain: Chain, reader: dict[str, str], mode: str, ke
 def test_reader_s_key_on_a_machine_that_has_a_revoked_token_cached(
     chain: Chain, reader: dict[str, str], mode: str
 ) -> None:
-    """The read-only key reads which tokens are rejected as well: the cached one is not used."""
+    """A read-only key also reads the rejected tokens, so a revoked token in the cache is not used."""
     token = make_token()
     version = chain.database.put_token(token)
     assert chain.resolve(**reader, mode=mode).source == "supabase"

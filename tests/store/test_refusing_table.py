@@ -1,4 +1,4 @@
-"""A table that refuses rows: the promises of every store."""
+"""A table that refuses rows: tests that every store passes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def taking_no_rows(backend: Backend) -> Iterator[None]:
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["an expired token", "no token"])
 def test_nothing_is_granted_where_nothing_can_be_stored(backend: Backend, *, is_stored: bool) -> None:
-    """Begin fails and leaves no lease, and grants one as soon as the table accepts rows."""
+    """If the table refuses rows, begin fails and grants no lease.
+
+    When the table accepts rows again, begin grants a lease.
+    """
     version = put_token(backend, make_token(left=-MINUTE)) if is_stored else None
     with taking_no_rows(backend):
         for _ in range(2):
@@ -49,7 +52,7 @@ def test_nothing_is_granted_where_nothing_can_be_stored(backend: Backend, *, is_
 
 
 def test_only_a_grant_needs_the_table(backend: Backend) -> None:
-    """A fresh token, another caller's lease and a repeated begin are answered although the table refuses rows."""
+    """If the table refuses rows, begin still returns a fresh token, another caller's lease, or a repeated grant."""
     caller = Caller(backend)
     caller.begin()
     with taking_no_rows(backend):
@@ -60,7 +63,7 @@ def test_only_a_grant_needs_the_table(backend: Backend) -> None:
 
 
 def test_a_lease_can_end_without_the_table(backend: Backend, caller: Caller) -> None:
-    """If the table refuses a commit, the holder keeps the lease, and its abort ends it with the reason."""
+    """If the table refuses a commit, the holder keeps the lease, and can end it by an abort with the reason."""
     with taking_no_rows(backend):
         with pytest.raises(StoreMisconfigured) as caught:
             caller.commit(make_token())
@@ -73,7 +76,7 @@ def test_a_lease_can_end_without_the_table(backend: Backend, caller: Caller) -> 
 
 
 def test_a_save_that_the_table_refuses(backend: Backend) -> None:
-    """A save ends in the same error, and no outcome is recorded."""
+    """If the table refuses rows, a save raises store-cannot-store, and no outcome is recorded."""
     token = make_token()
     with taking_no_rows(backend), pytest.raises(StoreMisconfigured) as caught:
         backend.store.save("kis", token, token.to_json())

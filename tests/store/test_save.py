@@ -1,4 +1,4 @@
-"""Storing a token without a lease: the promises of every store."""
+"""Storing a token without a lease: tests that every store passes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def test_a_first_token_is_saved(backend: Backend) -> None:
-    """On an empty slot a token issued elsewhere is stored."""
+    """A save into an empty slot stores the token."""
     token = make_token()
 
     backend.store.save("kis", token, token.to_json())
@@ -73,7 +73,7 @@ def test_a_row_without_use_is_replaced(backend: Backend, active: bool) -> None: 
 
 
 def test_a_saved_token_is_not_taken_for_the_leases(backend: Backend) -> None:
-    """If a caller saved another token, the lease's record does not apply to that token."""
+    """After a save of another token, the slot's record of the last lease does not apply to the saved token."""
     token = make_token()
     issue(backend, token, SEALED)
     backend.pass_time(71)
@@ -85,7 +85,10 @@ def test_a_saved_token_is_not_taken_for_the_leases(backend: Backend) -> None:
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
 def test_a_rejected_token_is_not_saved(backend: Backend, stored_form: str | None) -> None:
-    """A token that the slot remembers as rejected is not saved; another token is, and another slot saves this one."""
+    """A slot saves no token that the slot remembers as rejected, but saves another token.
+
+    Another slot can save the rejected token.
+    """
     rejected, other = make_token(), make_token()
     put_token(backend, rejected, active=False)
     reject(backend, rejected)
@@ -99,7 +102,7 @@ def test_a_rejected_token_is_not_saved(backend: Backend, stored_form: str | None
 
 
 def test_a_token_of_changed_keys_is_not_stored(backend: Backend) -> None:
-    """A token of the previous keys is not stored without a lease either."""
+    """If the stored keys have changed, a save with the version of the previous keys stores nothing."""
     before = backend.put("kis", "app_key", "PSbefore")
     now = backend.put("kis", "app_key", "PSnow")
     token = make_token()

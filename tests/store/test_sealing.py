@@ -1,4 +1,4 @@
-"""The envelope: only its key unseals it, complete and in its own row."""
+"""An envelope can be unsealed only with its key, only if it is complete, and only for its own row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VAULT = SealingVault((FIRST,))
 WAYS = {"libcrypto": libcrypto.load(), "package": decrypt_by_package}
 ROW = ("kis", "access_token")
 VALUE = make_token().to_json()
-#: Made once, by the first release; never to be made again.
+#: An envelope that the first release made. Do not replace this value.
 KNOWN = "enc:v1:ff76b76d:WQ8aBnQlKNFR-YlktQz-abCoSCEfrOvdZaF8nIghf3vg1WxAhaUlgUTTRkArOSiEHduCBzmYNItvo5NA"
 SEALED = VAULT.seal(VALUE, *ROW)
 
@@ -31,7 +31,7 @@ rows = st.tuples(st.from_regex(r"\A[a-z][a-z.-]{0,20}\Z"), st.sampled_from(["app
 
 
 def refused(vault: SealingVault | PlainVault, text: str, row: tuple[str, str] = ROW) -> str:
-    """The code of the error when ``text`` is unsealed; the error shows no part of it."""
+    """Assert that ``text`` cannot be unsealed, and that the error does not show it. Return the error code."""
     with pytest.raises(TokenError) as caught:
         vault.unseal(text, *row)
     assert len(text) < 20 or text not in f"{caught.value}", "the value is shown"
@@ -53,7 +53,7 @@ def joined(head: str, data: bytes) -> str:
 @each_way
 @given(st.text(), rows)
 def test_sealed_value_survives_a_round_trip(vault: SealingVault, value: str, row: tuple[str, str]) -> None:
-    """Any value that was sealed for a row is unsealed for that row, the same to the character."""
+    """Any value that was sealed for a row is unsealed for that row without a change."""
     assert vault.unseal(vault.seal(value, *row), *row) == value
 
 
@@ -121,7 +121,7 @@ def test_value_cannot_be_moved_to_another_row(vault: SealingVault, row: tuple[st
 
 @each_way
 def test_wrong_key_opens_nothing(vault: SealingVault) -> None:
-    """Another key is recognised by its id, and a key with a forged id by the tag."""
+    """A wrong key is detected by the id in the envelope or, if the id is forged, by the tag."""
     other = SealingVault((SECOND,), vault._decrypt)
     assert refused(other, SEALED) == "seal-broken"
     claimed = joined(parts(other.seal("x", *ROW))[0], parts(SEALED)[1])
@@ -130,7 +130,7 @@ def test_wrong_key_opens_nothing(vault: SealingVault) -> None:
 
 @each_way
 def test_first_key_seals_and_all_open(vault: SealingVault) -> None:
-    """To change keys, the new one is put first: values of both keys can be unsealed, and new ones use the new key."""
+    """With two keys, values of both keys can be unsealed, and new values are sealed with the first key."""
     both = SealingVault((SECOND, FIRST), vault._decrypt)
     sealed = both.seal(VALUE, *ROW)
     assert both.unseal(SEALED, *ROW) == VALUE

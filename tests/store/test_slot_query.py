@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: The limit of a read in these tests if the server does not answer, and the time after which a test counts as hanging.
+#: The time limit of a read if the server does not answer, and the seconds after which a read counts as hanging.
 SHORT = 0.4
 SOON = 10.0
 
@@ -53,14 +53,14 @@ ROWS: list[dict[str, Any]] = [
 
 
 class Supabase(LoopbackServer):
-    """Answers the rows, and records the requests. No repr: it has the key."""
+    """A server that returns the rows, records the requests, and does not show them in its repr."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(self.answer_rows, tls=tls)
         self.asked: list[Request] = []
 
     def answer_rows(self, request: Request) -> Response:
-        """Answer the rows to any request."""
+        """Record the request and return the rows."""
         self.asked.append(request)
         return Response(200, ROWS)
 
@@ -76,7 +76,7 @@ def supabase() -> Iterator[Supabase]:
 
 
 def outage(url: str, seconds: float = SHORT) -> StoreOutage:
-    """The outage that a read raises, soon, with a text that shows no key."""
+    """Assert that a read soon raises an outage that does not show the key; return the outage."""
     started = time.monotonic()
     with pytest.raises(StoreOutage) as caught:
         read_slot(Wire(url), SERVICE_KEY, "kis", seconds=seconds)
@@ -122,7 +122,7 @@ def test_rows_come_in_one_request(supabase: Supabase) -> None:
 
 
 def test_only_needed_rows_are_asked_for(supabase: Supabase) -> None:
-    """The read asks for the columns by name, one service, three types and the rejected tokens, active rows alone."""
+    """A read requests only the needed columns, and only the active rows of one slot with one of four types."""
     read_slot(Wire(supabase.url), SERVICE_KEY, "kis-paper.2")
     request = supabase.asked[0]
     assert (request.method, request.path) == ("GET", "/rest/v1/api_credentials")
@@ -174,7 +174,7 @@ OUTAGES = {
 
 @pytest.mark.parametrize("case", OUTAGES)
 def test_unusable_answer_is_an_outage(supabase: Supabase, case: str) -> None:
-    """Silence, a broken connection, a page and a 5xx are outages that are not doubtful."""
+    """A server that is silent, or that gives an unusable answer, causes an outage that is not doubtful."""
     supabase.add_fault(OUTAGES[case])
     error = outage(supabase.url, SHORT if case == "stalls" else SOON)
     assert (error.code, error.doubtful) == ("store-unreachable", False)
@@ -196,7 +196,7 @@ CONFIGURATION_ERRORS = {
 
 @pytest.mark.parametrize("case", CONFIGURATION_ERRORS)
 def test_configuration_error_is_no_outage(supabase: Supabase, case: str) -> None:
-    """After a wrong key or a missing table the error names the remedy, and nothing is asked twice."""
+    """A wrong key or a missing table is a configuration error, and the request is not repeated."""
     response, code = CONFIGURATION_ERRORS[case]
     supabase.add_fault(Fault("answer", response=response))
     with pytest.raises(StoreMisconfigured) as caught:
@@ -227,7 +227,7 @@ def test_text_of_the_answer_is_in_no_error(supabase: Supabase) -> None:
 
 
 def test_refused_connection_is_an_outage(supabase: Supabase) -> None:
-    """If no program listens at the address, that is an outage at once."""
+    """If no program listens at the address, the read ends with an outage at once."""
     supabase.stop()
     error = outage(supabase.url, SOON)
     assert (error.code, error.doubtful) == ("store-unreachable", False)
@@ -235,7 +235,7 @@ def test_refused_connection_is_an_outage(supabase: Supabase) -> None:
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: "])
 def test_dripping_answer_is_given_up(head: bytes) -> None:
-    """A body or a head that comes a byte at a time is given up at the limit, although each byte is in time."""
+    """If a head or a body arrives byte by byte, the read ends at the time limit of the whole answer."""
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -254,7 +254,7 @@ def test_dripping_answer_is_given_up(head: bytes) -> None:
     "sent", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 \xff OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500]
 )
 def test_server_that_speaks_no_http_is_an_outage(sent: bytes) -> None:
-    """Another protocol, or a broken head, is an outage."""
+    """If the server uses another protocol or sends a broken head, the read ends with an outage."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -281,21 +281,21 @@ def test_value_that_is_too_long_is_a_configuration_error(supabase: Supabase, len
     ["socks5://127.0.0.1:9", "https://127.0.0.1:9", "http://user:word@127.0.0.1:9", "http://127.0.0.1:x", "[::"],
 )
 def test_rare_proxy_is_doubtful(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """An unusual proxy, one with a password or an unreadable one makes the outage doubtful."""
+    """If the proxy is of an unusual kind, has a password or cannot be parsed, the outage is doubtful."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     assert outage("https://example.supabase.co").doubtful is True
 
 
 def test_proxy_that_is_not_there_is_doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error on the way through a proxy may not be Supabase's."""
+    """If the proxy cannot be reached, the outage is doubtful, because Supabase may work."""
     monkeypatch.setenv("https_proxy", "127.0.0.1:9")
     assert outage("https://example.supabase.co").doubtful is True
 
 
-# Before Python 3.11.4 http.client does not close a tunnel's refusal; the next test would be blamed for it.
+# Before Python 3.11.4, http.client does not close a refused tunnel, and pytest would warn in the next test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_proxy_that_refuses_is_doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy is asked for a tunnel to the project, without the key, and its refusal is reported as its own."""
+    """If the proxy refuses the tunnel, the outage is doubtful. The request for the tunnel does not contain the key."""
     asked: list[bytes] = []
 
     def refuse(connection: socket.socket) -> None:
@@ -313,7 +313,7 @@ def test_proxy_that_refuses_is_doubtful(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("exempt", ["127.0.0.1", "*", "example.com,127.0.0.1"])
 def test_no_proxy_is_respected(supabase: Supabase, monkeypatch: pytest.MonkeyPatch, exempt: str) -> None:
-    """An address that the environment exempts from its proxy is asked directly."""
+    """If no_proxy exempts a host, requests to that host do not use the proxy."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", exempt)
     assert "access_token" in read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows
@@ -346,7 +346,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_certificate_that_is_not_trusted_is_doubtful(certificate: Path) -> None:
-    """A certificate that cannot be checked ends the read before the key is sent; the slow path decides."""
+    """If the certificate is not trusted, the outage is doubtful, and the key is not sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with Supabase(tls=context) as server:
@@ -356,7 +356,7 @@ def test_certificate_that_is_not_trusted_is_doubtful(certificate: Path) -> None:
 
 
 def test_plain_server_behind_https_is_doubtful(supabase: Supabase) -> None:
-    """A server that does not use TLS gives an error about TLS."""
+    """If a server at an https address does not use TLS, the outage is doubtful."""
     assert outage(supabase.url.replace("http:", "https:"), SOON).doubtful is True
 
 
@@ -373,13 +373,13 @@ DATES = {
 
 @pytest.mark.parametrize(("text", "date"), DATES.items(), ids=repr)
 def test_date_header_is_read(text: str | None, date: datetime | None) -> None:
-    """The header is read in UTC, from any zone; an unreadable one is None."""
+    """A Date header of any zone is converted to UTC; an unreadable header gives None."""
     assert parse_http_date(text) == date
 
 
 @given(st.text())
 def test_any_date_header_is_a_date_or_none(text: str) -> None:
-    """No header raises an error, and a date has a zone."""
+    """Any text of a Date header gives None or a date in UTC, and raises no error."""
     date = parse_http_date(text)
     assert date is None or date.tzinfo is timezone.utc
 
@@ -410,7 +410,7 @@ def test_code_is_shown_only_when_it_is_one(code: str) -> None:
     ],
 )
 def test_rejected_tokens_are_read_leniently(value: object, rejected: int) -> None:
-    """The row of the rejected tokens is not one of the slot's rows; an unreadable one counts as empty."""
+    """The row of the rejected tokens is not one of the slot's rows; an unreadable row of this type counts as empty."""
     row = {"credential_type": "rejected_tokens", "credential_value": value, "expires_at": None, "version": None}
     slot = parse_slot([*ROWS, row], None)
 

@@ -62,14 +62,14 @@ def manager(supabase: PostgRESTStandIn) -> Iterator[SupabaseStore]:
 
 
 def assert_silent(error: BaseException | None) -> None:
-    """No text of the error, or of its causes, contains a key."""
+    """Assert that the texts of the error and of its causes contain no key."""
     while error is not None:
         assert not any(secret in f"{error!r} {error}" for secret in (SERVICE_KEY, ANON_KEY, APP_KEY.key))
         error = error.__cause__
 
 
 def test_a_read_is_one_request(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
-    """One GET returns all active rows of the slot, and only its keys and token."""
+    """One GET returns the active rows of the slot's keys and token, and no other rows."""
     token = make_token()
     database.put_keys()
     version = database.put_token(token)
@@ -97,7 +97,7 @@ def test_inactive_rows_are_not_read(manager: SupabaseStore, database: Database) 
 
 
 def test_reads_of_other_rows(manager: SupabaseStore, database: Database) -> None:
-    """A read returns the rows of all types, or only a valid token."""
+    """`read_service` returns the rows of all types; `read_unexpired_token` returns only a valid token."""
     database.put_keys()
     database.put("webhook", "x")
     database.put("old", "x", active=False)
@@ -141,7 +141,7 @@ def test_an_abort_is_one_request(supabase: PostgRESTStandIn, manager: SupabaseSt
 
 
 def test_a_fresh_token_comes_with_the_answer(manager: SupabaseStore, database: Database) -> None:
-    """Begin returns the stored token, but not a rejected version."""
+    """Begin returns a fresh stored token, but not the version that the caller rejects."""
     token = make_token()
     version = database.put_token(token)
 
@@ -194,7 +194,7 @@ def test_outages(
     operation: Callable[[SupabaseStore], object],
     fault: Fault,
 ) -> None:
-    """Any failure or unusable answer of Supabase is an outage, found with one request."""
+    """Any failure or unusable answer of Supabase is an outage, and the request is not repeated."""
     supabase.server.add_fault(fault)
     with pytest.raises(StoreOutage) as caught:
         operation(manager)
@@ -234,7 +234,7 @@ def test_wrong_keys(
 
 
 def assert_misconfigured(manager: SupabaseStore, operation: Callable[[SupabaseStore], object], code: str) -> None:
-    """The operation ends with that code, not retryable, and shows no secret."""
+    """Assert that the operation raises a configuration error with this code, and that the error shows no secret."""
     with pytest.raises(StoreMisconfigured) as caught:
         operation(manager)
     manager.close()
@@ -263,7 +263,7 @@ def test_missing_parts_of_the_database(
     operation: Callable[[SupabaseStore], object],
     code: str,
 ) -> None:
-    """A missing table, column, function or right has its own code."""
+    """A missing table, column, function or permission has its own error code."""
     project = make_database()
     project.owner.execute(sql.SQL(damage))
     with PostgRESTStandIn(project.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server:
@@ -308,7 +308,7 @@ def test_the_repr_hides_the_key() -> None:
 def test_a_malformed_key_is_an_error_of_ours(
     supabase: PostgRESTStandIn, operation: Callable[[SupabaseStore], object], key: str
 ) -> None:
-    """An empty key, which the settings would have refused, still ends in an error of the store."""
+    """If a malformed or empty key gets past the settings, the store raises a configuration error."""
     assert_misconfigured(SupabaseStore(supabase.url, key), operation, "store-key-rejected")
 
 
@@ -354,7 +354,7 @@ OUTSIDE: dict[str, Callable[[SupabaseStore], object]] = {
 @pytest.mark.parametrize("answer", UNUSABLE_ANSWERS)
 @pytest.mark.parametrize("call", OUTSIDE)
 def test_one_unusable_answer_is_repeated(supabase: PostgRESTStandIn, call: str, answer: str) -> None:
-    """Outside of the chain too, an answer that is not Supabase's is repeated, even with status 200."""
+    """If an answer does not come from Supabase, a call outside of the chain is repeated, even if the status is 200."""
     clock = TurnedClock()
     retry = Retry(clock, lambda: 60.0, print)
     with closing(SupabaseStore(supabase.url, SERVICE_KEY, retry=retry)) as store:
@@ -367,7 +367,7 @@ def test_one_unusable_answer_is_repeated(supabase: PostgRESTStandIn, call: str, 
 def test_an_unusable_answer_to_check_setup_is_an_outage(
     supabase: PostgRESTStandIn, manager: SupabaseStore, body: object
 ) -> None:
-    """If the database did not answer a check, the check reports no success."""
+    """If the answer to check_setup is unusable, the error is an outage, and the check does not succeed."""
     supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/check_setup", 9, Response(200, body)))
     with pytest.raises(StoreOutage):
         manager.setup_faults()

@@ -1,4 +1,4 @@
-"""The surroundings of the real clients: an emulated KIS that has issued one token, and a home folder."""
+"""The environment of the real clients: an emulated KIS that has issued one token, and a home folder."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Machine:
         return token
 
     def run(self, program: str, environment: Environment) -> subprocess.CompletedProcess[str]:
-        """Run a program with this home folder and the account's keys. ``calls`` and ``quotes`` count its requests."""
+        """Run a program with this home folder and the account's keys. ``calls`` and ``quotes`` count the requests."""
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -97,7 +97,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, child_processes: None) -> Iterator[Machine]:  # noqa: ARG001 - its programs are some
+def machine(tmp_path: Path, child_processes: None) -> Iterator[Machine]:  # noqa: ARG001 - it starts processes
     """A home folder and a KIS that knows one real and one paper account."""
     home = tmp_path / "home"
     home.mkdir()

@@ -1,4 +1,4 @@
-"""A machine with its own zone: writes the file of kis-auth, and reads the file as kis_auth.py does, at given moments.
+"""A process with its own time zone, which writes kis-auth's file at given times, and reads it as kis_auth.py does.
 
 This program reads questions as JSON on standard input, and answers on standard output. test_kis_auth.py runs it.
 """
@@ -21,7 +21,7 @@ TOKEN = "opaque.token-of-a-test_0123456789"
 
 
 def write(home: Path, now: float, ends: float) -> list[str]:
-    """Write the files at ``now`` for a token that ends at ``ends``, in epoch seconds; return their names."""
+    """Write the files at ``now`` for a token that ends at ``ends``, both in epoch seconds. Return the file names."""
     expiry = datetime.fromtimestamp(ends, timezone.utc)
     token = build_token(TOKEN, expiries=[expiry], issued_at=expiry - timedelta(hours=24))
     settings = Settings.from_env(
@@ -38,7 +38,7 @@ def write(home: Path, now: float, ends: float) -> list[str]:
 
 def is_used(home: Path, moment: float) -> bool:
     """Whether a kis_auth.py that is imported at ``moment`` uses the token."""
-    now = datetime.fromtimestamp(moment)  # noqa: DTZ006 - it knows no zone
+    now = datetime.fromtimestamp(moment)  # noqa: DTZ006 - kis_auth.py uses no zone
     path = home / "KIS" / "config" / f"KIS{now:%Y%m%d}"
     if not path.exists():
         return False
@@ -47,7 +47,7 @@ def is_used(home: Path, moment: float) -> bool:
 
 
 def main() -> None:
-    """Answer all questions: each has the moments of the write, of the token's end, and of the reads."""
+    """Answer all questions. A question has the times of the write, of the token's end, and of the reads."""
     answers = []
     for number, (now, ends, moments) in enumerate(json.load(sys.stdin)):
         home = Path(os.environ["HOME"], str(number))

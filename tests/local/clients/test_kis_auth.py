@@ -1,11 +1,11 @@
-"""kis_auth.py of KIS's samples, which is no package: its file, read by its rules, on clocks in three zones.
+"""The token file of kis_auth.py, which is one of KIS's samples and not a package, in three time zones.
 
-The rules, from https://github.com/koreainvestment/open-trading-api (examples_user/kis_auth.py), apply once, on import:
-the file is named after the local day, ``~/KIS/config/KIS<YYYYMMDD>``, and is parsed as YAML; ``valid-date`` must be a
-datetime; ``token`` is used while the text of ``valid-date`` is greater than the text of the local time. In all other
-cases kis_auth.py calls tokenP.
+kis_auth.py is from https://github.com/koreainvestment/open-trading-api (examples_user/kis_auth.py), and reads the file
+once, on import. The file is ``~/KIS/config/KIS<YYYYMMDD>``, named after the local day, and is parsed as YAML.
+``valid-date`` must be a datetime. ``token`` is used while the text of ``valid-date`` is greater than the text of the
+local time. In all other cases kis_auth.py calls tokenP.
 
-The zone is that of a child process, kis_auth_machine.py, whose clock shows any given moment.
+The child process kis_auth_machine.py runs in the zone, and its clock shows any given time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Question = tuple[datetime, datetime, list[datetime]]
 
 
 def ask(home: Path, zone: str, questions: Iterable[Question]) -> list[tuple[list[str], list[bool]]]:
-    """On a machine in ``zone``: the names of the files, and whether kis_auth uses the token at each moment."""
+    """Return the names of the files that are written in ``zone``, and whether kis_auth uses the token at each time."""
     asked = [
         (now.timestamp(), ends.timestamp(), [each.timestamp() for each in moments]) for now, ends, moments in questions
     ]
@@ -59,7 +59,7 @@ def utc(text: str) -> datetime:
 
 
 def test_file_has_two_plain_lines(tmp_path: Path) -> None:
-    """No value is quoted: YAML reads a quoted date as text, and kis_auth would issue."""
+    """No value is quoted: YAML would read a quoted date as text, and kis_auth would then issue."""
     ask(tmp_path, "Asia/Seoul", [(utc("03-02 12:00"), utc("03-03 10:00"), [])])
     texts = {path.read_text() for path in tmp_path.glob("0/KIS/config/*")}
     assert texts == {"token: opaque.token-of-a-test_0123456789\nvalid-date: 2026-03-03 19:00:00\n"}
@@ -67,7 +67,7 @@ def test_file_has_two_plain_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_token_of_a_day_is_used_until_its_end(tmp_path: Path, zone: str) -> None:
-    """A token of any hour is used before and after local midnight, until its last minute and not longer."""
+    """A token that was issued at any hour is used until its last minute, also after local midnight, and not longer."""
     questions = []
     for hour in range(24):
         now = utc(f"03-02 {hour:02}:30")
@@ -92,7 +92,7 @@ FILES = [
 
 @pytest.mark.parametrize(("zone", "now", "ends", "names"), FILES)
 def test_days_are_the_machines(tmp_path: Path, zone: str, now: str, ends: str, names: list[str]) -> None:
-    """By the local calendar there is a file for today and, if the token ends after midnight, for tomorrow."""
+    """There is a file for today in local time and, if the token ends after local midnight, a file for tomorrow."""
     ((written_names, _),) = ask(tmp_path, zone, [(utc(now), utc(ends), [])])
     assert written_names == names
 
@@ -100,9 +100,9 @@ def test_days_are_the_machines(tmp_path: Path, zone: str, now: str, ends: str, n
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("change", ["03-08 10:00", "11-01 09:00"], ids=["to summer time", "from summer time"])
 def test_expired_token_is_never_used_when_clocks_are_changed(tmp_path: Path, zone: str, change: str) -> None:
-    """An expired token is not used, for any end around the change, also in the repeated hour.
+    """If a token ends around a change of the clocks, it is not used after its end, not even in the repeated hour.
 
-    A valid token may be given up early, by the hour that is taken off and the hour that is repeated.
+    A valid token may be ignored in its last two hours: the file may show an earlier end, and an hour is repeated.
     """
     changed = utc(change)
     questions = []

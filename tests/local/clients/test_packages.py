@@ -1,7 +1,7 @@
-"""The real packages find the token in the file and do not call tokenP.
+"""The packages python-kis and kis-trader find the token in the file, and do not call tokenP.
 
-Neither package can be given another host than KIS's own, so each program first replaces the package's constant by the
-emulator's address. All other calls use the package's public interface.
+Both packages call only KIS's own host, so each program first replaces the package's constant by the emulator's address.
+Apart from this constant, the programs use only the public interface of a package.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ both_environments = pytest.mark.parametrize("environment", ["production", "paper
 @both_packages
 @both_environments
 def test_token_is_taken_from_the_file(machine: Machine, client: str, program: str, environment: Environment) -> None:
-    """A quotation is answered, and the only tokenP call is the one that issued the token."""
+    """The package gets a quotation, and the only tokenP call is the one that issued the token."""
     machine.write(client, environment)
 
     done = machine.run(program, environment)
@@ -95,7 +95,7 @@ def test_token_is_taken_from_the_file(machine: Machine, client: str, program: st
 @both_packages
 @both_environments
 def test_without_the_file_they_issue(machine: Machine, client: str, program: str, environment: Environment) -> None:
-    """Without the file the same program calls tokenP, so the tests above show the file's effect."""
+    """If there is no file, the same program calls tokenP, so it is the file that prevents this call."""
     done = machine.run(program, environment)
 
     assert (done.returncode, done.stdout) == (0, "71500\n"), f"{client}: {done.stderr}"
@@ -104,10 +104,10 @@ def test_without_the_file_they_issue(machine: Machine, client: str, program: str
 
 @both_packages
 def test_file_is_the_one_that_the_package_writes(machine: Machine, client: str, program: str) -> None:
-    """Name and content are those of the file that the package writes after its own issue."""
+    """The export writes a file with the name and content that the package writes after its own issue."""
     machine.run(program, "production")
     theirs = {path.relative_to(machine.home): json.loads(path.read_text()) for path in machine.home.rglob("*.json")}
-    machine.kis.advance(61)  # KIS gives the same token again
+    machine.kis.advance(61)  # KIS repeats the token
     machine.write(client, "production")
     ours = {path.relative_to(machine.home): json.loads(path.read_text()) for path in machine.home.rglob("*.json")}
 
@@ -116,13 +116,16 @@ def test_file_is_the_one_that_the_package_writes(machine: Machine, client: str, 
     same = our.pop("access_token") == their.pop("access_token")
     assert same, "another token"
     ends = [each.pop("expires_at", 0) for each in (our, their)]
-    assert abs(ends[0] - ends[1]) < 60  # kis-trader counts from the answer's arrival
+    assert abs(ends[0] - ends[1]) < 60  # kis-trader counts the end from the arrival of the answer
     assert our == their
 
 
 @both_packages
 def test_token_near_its_end_is_not_used(machine: Machine, client: str, program: str) -> None:
-    """With less than ten minutes left, both packages call tokenP: docs/clients.md recommends a longer min-validity."""
+    """With less than ten minutes left, both packages call tokenP.
+
+    Therefore docs/clients.md recommends a longer min-validity.
+    """
     machine.kis.configure(expires_in=590)
     machine.write(client, "production")
 

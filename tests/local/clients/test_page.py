@@ -27,7 +27,7 @@ def test_each_client_has_its_section_and_its_workflow() -> None:
 
 
 def test_tested_releases_are_those_of_the_page() -> None:
-    """The page names the releases that the tests run."""
+    """The page names the releases of the packages with which the tests run."""
     lock = (CHECKOUT / "requirements-dev.txt").read_text(encoding="utf-8")
     for client in ("python-kis", "kis-trader"):
         (release,) = re.findall(rf"^{client}==(\S+)", lock, re.MULTILINE)
