@@ -123,7 +123,7 @@ def test_without_a_key_nothing_needs_cryptography(sandbox: Sandbox, runner: Runn
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
 def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """If the umask lets a group write, the folders for bytecode that a step makes are no damage for the next step."""
+    """If the umask lets a group write, the next step does not take a step's new bytecode folders for damage."""
     for folder in [*runner.runtime.rglob("__pycache__")]:
         shutil.rmtree(folder)
     before = os.umask(0o002)
@@ -140,7 +140,7 @@ def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Run
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
 def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """A step works on GitHub's image for runner pods: all usual places are below a folder of mode 0777."""
+    """A step works on GitHub's image for runner pods, where all usual places are below a folder of mode 0777."""
     home = tmp_path / "home"
     for name in ("tools", "temp"):
         (home / name).mkdir(parents=True)
@@ -158,6 +158,6 @@ def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runn
     ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env | env)
 
     assert_succeeded(ended, "oauth")
-    # Only the private folder with the machine's note of the call stays, and the note is empty.
+    # Only the private folder stays. Its one file, the machine's record of the tokenP call, is empty.
     assert [each.name for each in (tmp_path / "tmp").iterdir()] == [f"kis-token-{os.geteuid()}"]
     assert not (home / "tools" / "kis-token-action").exists()

@@ -1,4 +1,4 @@
-"""The real uv and pip, with an index behind a company's certificate: they trust the same as this project."""
+"""The real uv and pip trust the certificates that this project trusts, for an index behind a company's certificate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PAGE = '<!DOCTYPE html><html><body><a href="/package-1-py3-none-any.whl">package
 
 
 class Index(LoopbackServer):
-    """A package index with one package. ``agents`` are the programs that have sent requests."""
+    """A package index with one package. ``agents`` has the names of the programs that have sent requests."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(self.serve, tls=tls)
@@ -140,7 +140,7 @@ def test_each_variable_alone_counts_for_the_installers(
 def test_an_index_that_nothing_vouches_for_gets_no_request(
     index: tuple[Index, str], tmp_path: Path, installer: str
 ) -> None:
-    """Without a variable, uv and pip still check certificates, and no package is installed."""
+    """If no variable names a certificate, uv and pip still check certificates, and no package is installed."""
     server, _ = index
     with pytest.raises(EnvironmentFault):
         install_from(server, tmp_path, installer, {})

@@ -41,12 +41,12 @@ def packages(tmp_path: Path) -> Path:
 
 
 def cut(path: Path) -> None:
-    """Remove the second half."""
+    """Remove the second half of a file."""
     os.truncate(path, path.stat().st_size // 2)
 
 
 def change(path: Path) -> None:
-    """Change the last byte, so that the size stays."""
+    """Change the last byte of a file; its size does not change."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # the file system's clock may be coarse
@@ -77,7 +77,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytecode added elsewhere": (lambda at: shutil.copy(at / BYTECODE, at / "json.pyc"), "json.pyc was added"),
     "link for a file": (
         lambda at: replace(at / "package/module.py", lambda path: path.symlink_to("__init__.py")),
-        "package/module.py ",  # its mode, or its kind
+        "package/module.py ",  # the text after the name is about the mode or about the kind of file
     ),
     "folder for a file": (lambda at: replace(at / "package/module.py", Path.mkdir), "package/module.py is a folder"),
     "file for a folder": (lambda at: replace(at / "package/empty", Path.touch), "package/empty was added"),
@@ -97,7 +97,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_found_and_named(packages: Path, name: str) -> None:
-    """A missing, truncated, changed or added file is found, and the text has the file and the damage."""
+    """A missing, truncated, changed or added file is found, and the result names the file and the damage."""
     assert find_damage(packages) is None
     harm, said = DAMAGE[name]
     harm(packages)
@@ -123,7 +123,10 @@ def test_file_of_another_user_is_damage(packages: Path, name: str) -> None:
 
 @pytest.mark.parametrize("harm", [cut, change, Path.unlink, lambda path: path.with_name("new.pyc").touch()])
 def test_bytecode_is_not_compared(packages: Path, harm: Callable[[Path], object]) -> None:
-    """Bytecode may be missing or changed, because Python writes it at any time. Loading shows damaged bytecode."""
+    """Missing or changed bytecode is no damage, because Python writes it at any time.
+
+    An import detects damaged bytecode.
+    """
     harm(packages / BYTECODE)
     assert find_damage(packages) is None
 
@@ -138,7 +141,7 @@ def test_bytecode_that_others_may_write_is_damage(packages: Path, name: str) -> 
 
 @posix
 def test_a_link_in_place_of_bytecode_is_damage(packages: Path, tmp_path: Path) -> None:
-    """A symbolic link in place of bytecode is damage, with any target."""
+    """A symbolic link in place of bytecode is damage, whatever its target is."""
     (packages / BYTECODE).rename(tmp_path / "elsewhere")
     (packages / BYTECODE).symlink_to(tmp_path / "elsewhere")
     assert BYTECODE in (find_damage(packages) or "")
@@ -146,7 +149,7 @@ def test_a_link_in_place_of_bytecode_is_damage(packages: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("copy", [shutil.copy2, shutil.copyfile], ids=["with-times", "without-times"])
 def test_a_copy_is_not_damage(packages: Path, tmp_path: Path, copy: Callable[[str, str], object]) -> None:
-    """Files with other times are compared by their hashes."""
+    """If the times of a copy's files differ, the check compares the files' hashes."""
     shutil.copytree(packages, tmp_path / "copy", copy_function=copy)
     assert find_damage(tmp_path / "copy") is None
     change(tmp_path / "copy" / "package" / "module.py")
@@ -155,7 +158,7 @@ def test_a_copy_is_not_damage(packages: Path, tmp_path: Path, copy: Callable[[st
 
 @posix
 def test_write_access_from_the_umask_is_removed(packages: Path) -> None:
-    """Writing the manifest removes write access of group and others, and changes no other right."""
+    """When the manifest is written, group and others lose write access to the files; other rights do not change."""
     (packages / "package").chmod(0o2777)
     (packages / "package" / "module.py").chmod(0o666)
     (packages / "package" / "speed.so").chmod(0o775)
@@ -194,4 +197,4 @@ def test_the_runtime_itself(sealing_runtime: Path, tmp_path: Path) -> None:
         assert (find_damage(copy) or "").startswith(f"{largest.relative_to(copy).as_posix()} has ")
         shutil.move(original, largest)
     assert find_damage(copy) is None
-    shutil.rmtree(copy)  # many files, which the search for secrets after the test would read
+    shutil.rmtree(copy)  # removed, because the search for secrets after the test would read all of these files

@@ -72,7 +72,7 @@ def failure() -> str:
 
 @pytest.fixture(scope="module")
 def seen(child_processes: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001 - declares it
-    """The measures of each page in each view, by the page's name, width and theme."""
+    """The measured properties of each page in each view, by page name, width and theme."""
     if find_browser() is None:
         pytest.skip("this machine has no Chrome and no Chromium")
     pages = {"jobs": "\n".join(ten_jobs()), "failure": failure()}
@@ -98,7 +98,7 @@ def test_ten_jobs_are_ten_lines(seen: dict[str, Any], dark: bool) -> None:  # no
 @pytest.mark.parametrize(("width", "dark"), VIEWS)
 @pytest.mark.parametrize("name", ["jobs", "opened", "failure"])
 def test_page_is_readable(seen: dict[str, Any], name: str, width: int, dark: bool) -> None:  # noqa: FBT001 - a case
-    """No page is wider than its window, also with long texts, and each text stands out from its background."""
+    """Even with long texts, no page is wider than its window. Each text has enough contrast to its background."""
     page = seen[f"{name} {width} {dark}"]
     assert not page["overflows"]
     assert min(page["contrasts"]) >= READABLE
@@ -106,7 +106,7 @@ def test_page_is_readable(seen: dict[str, Any], name: str, width: int, dark: boo
 
 @pytest.mark.parametrize(("width", "dark"), VIEWS)
 def test_bars_can_be_compared(seen: dict[str, Any], width: int, dark: bool) -> None:  # noqa: FBT001 - a case
-    """Each bar is on one line, and the bars of ten jobs have one width whatever their share."""
+    """Each bar is on one line. The bars of ten jobs have the same width, whatever share is left."""
     bars = [job["bar"] for job in seen[f"jobs {width} {dark}"]["jobs"]]
     widths = [bar[0] for bar in bars]
     assert [len(bar) for bar in bars] == [1] * 10
@@ -115,7 +115,10 @@ def test_bars_can_be_compared(seen: dict[str, Any], width: int, dark: bool) -> N
 
 
 def test_bar_does_not_look_like_redacted_text(seen: dict[str, Any]) -> None:
-    """A full bar is a thin line, which leaves three quarters of its place free; blocks, as they hide texts, fill it."""
+    """A full bar is a thin line that covers at most a quarter of its line.
+
+    Blocks for redacted text cover more than 60 %.
+    """
     full, blocks = (seen[name]["jobs"][0]["ink"] for name in (f"jobs {SCREEN} False", f"blocks {SCREEN} False"))
     assert 0.02 <= full <= 0.25
     assert blocks > 0.6
@@ -130,7 +133,7 @@ def test_line_opens_to_the_tables(seen: dict[str, Any], width: int) -> None:
 
 @pytest.mark.parametrize("width", [SCREEN, TELEPHONE])
 def test_nothing_to_act_upon_is_folded(seen: dict[str, Any], width: int) -> None:
-    """Warnings, errors and remedies are seen without a click; each source's result needs one."""
+    """Warnings, errors and remedies are visible without a click. Each source's result is folded."""
     assert WARNING in seen[f"jobs {width} False"]["visible"]
     page = seen[f"failure {width} False"]
     for text in (WARNING, "missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set", "no-valid-token"):
