@@ -124,7 +124,7 @@ def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tmp_
 
 
 def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """If Supabase refuses connections, a later step of the job gets the cached token and a warning, and issues none."""
+    """If Supabase refuses connections, a later step outputs the cached token with a warning, and issues no token."""
     first = issue_by_step(sandbox, tool_cache, tmp_path)
     sandbox.supabase.stop()
 

@@ -30,7 +30,7 @@ def test_real_python_of_another_version_is_used(bare_machine: BareMachine, versi
 
 
 def test_wrapper_that_prints_is_used(bare_machine: BareMachine) -> None:
-    """A script that prints something and then runs Python works: its Python is started directly, and once."""
+    """If a wrapper prints text and runs Python, the wrapper runs once, and the step starts that Python directly."""
     count = bare_machine.folder / "count"
     bare_machine.add_script(FIRST, f"#!/bin/sh\nprintf 'welcome'\necho x >> '{count}'\nexec '{GOOD}' \"$@\"\n")
 

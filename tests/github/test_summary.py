@@ -297,7 +297,10 @@ VALIDITIES = [
 
 @pytest.mark.parametrize(("left", "begin", "bar", "percent"), VALIDITIES, ids=str)
 def test_validity_is_a_figure_and_a_bar(left: timedelta, begin: str, bar: str, percent: int) -> None:
-    """The bar of a token that has not ended is never empty, and a wrong clock cannot lengthen it."""
+    """While a token has not ended, its bar is not empty.
+
+    A wrong clock cannot make the bar longer than 10 characters.
+    """
     summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
     assert summary.splitlines()[0] == (
         f"<details><summary>{begin} · from Supabase · no message sent · kis {bar}</summary>"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def bare(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    """A project without tables, which the tests of a module use one after the other."""
+    """A project without tables. The tests of a module use the same project one after the other."""
     dsn = postgres.create_database()
     with Database(prepare_database(dsn)) as database:
         yield database

@@ -31,11 +31,14 @@ COLUMNS = {
 
 
 def insert(*rows: str, **more: str) -> str:
-    """Return SQL that inserts ``rows`` (type and value, as SQL) into the slot kis, each with the columns ``more``."""
+    """Return SQL that inserts ``rows`` (type and value, as SQL) into the slot kis.
+
+    Each row gets the columns ``more``.
+    """
     columns = ", ".join(["service_name", "credential_type", "credential_value", *more])
     tails = "".join(f", {value}" for value in more.values())
     values = ", ".join(f"('kis', {row}{tails})" for row in rows)
-    return f"insert into api_credentials ({columns}) values {values}"  # noqa: S608 - built from this file's own strings
+    return f"insert into api_credentials ({columns}) values {values}"  # noqa: S608 - only strings of the tests
 
 
 PAIR = (f"'app_key', '{KEY}'", f"'app_secret', '{SECRET}'")
@@ -48,7 +51,10 @@ def token(expires_at: str) -> str:
 
 
 def table(*constraints: str, without: tuple[str, ...] = (), **columns: str) -> str:
-    """Return the DDL of the guide's table. ``columns`` replace its columns, and the columns ``without`` are omitted."""
+    """Return the DDL of the guide's table.
+
+    ``columns`` replaces column types; the columns in ``without`` are left out.
+    """
     wanted = {name: kind for name, kind in {**COLUMNS, **columns}.items() if name not in without}
     return f"create table api_credentials ({', '.join([*(f'{n} {k}' for n, k in wanted.items()), *constraints])})"
 
@@ -73,7 +79,7 @@ def migrate(database: Database) -> None:
 
 
 def refusal(database: Database) -> str:
-    """Run the files of sql/, which must stop and change nothing. Return the message."""
+    """Run the files of sql/, check that they stop and change nothing, and return the message. Return the message."""
     before = database.owner.execute("select to_jsonb(c) as row from api_credentials c order by c::text").fetchall()
     with pytest.raises(psycopg.Error) as caught:
         apply_migrations(database.project.owner, migrations_folder())

@@ -26,7 +26,7 @@ begin raise exception 'not this: %', new using detail = new.credential_value, hi
 create trigger tell before insert or update on public.api_credentials for each row execute function public.tell()
 """
 
-#: A project's change of the table, the error's SQLSTATE, and the name in the error's text.
+#: Changes of the table by a project, each with the SQLSTATE and the name in the resulting error.
 OBSTACLES = {
     "a further column": ("alter table api_credentials add column owner text not null", "23502", "column owner"),
     "a constraint": (
