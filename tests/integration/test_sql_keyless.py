@@ -130,7 +130,7 @@ def test_abort(database: Database, job: Job) -> None:
 
 
 def test_optional_arguments_arrive(database: Database, job: Job) -> None:
-    """rejected_version, rejected_token_id, keys_version and rejected reach the functions behind."""
+    """rejected_version, rejected_token_id, keys_version and rejected work as in the functions for a key."""
     token = make_token()
     version = database.put_token(token)
     assert job.begin(keys_version=0)["status"] == "changed"

@@ -267,7 +267,7 @@ def test_headers_that_name_another_way_to_sign(database: Database, github: GitHu
 
 
 def test_numbers_in_place_of_texts_stay_small(database: Database, key: SigningKey, github: GitHubIssuer) -> None:
-    """A token without a signature costs no memory: a list of numbers such as 1e99999 in its header never becomes text.
+    """A list of numbers such as 1e99999 in a header is never turned into text, so a forged token costs little memory.
 
     As text, each list has 145 million characters. The function would need seconds and a gigabyte of memory.
     """

@@ -94,7 +94,7 @@ def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str)
 
 
 def test_the_remedy_of_the_hint_works(postgres: EmbeddedPostgres) -> None:
-    """After the hint's steps the rows are in an ordinary table with versions, and check_setup finds no difference."""
+    """After the hint's steps, an ordinary table has the rows with versions, and check_setup finds no difference."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
         database.owner.execute(sql.SQL(OTHER_KINDS["partitioned"][0] or ""))

@@ -80,7 +80,7 @@ class Days:
 
 
 def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    """With rotations, two outages, a restart and an early end of a token, no call fails, and no day has two issues."""
+    """Despite rotations, two outages, a restart and an early end of a token, no call fails. Each day has one issue."""
     with open_environment(postgres, tmp_path) as environment:
         days = Days(environment, PAUSE)
 

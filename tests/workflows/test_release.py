@@ -1,4 +1,4 @@
-"""The steps of a release that call GitHub, against a stand-in for its command."""
+"""The steps of a release that call GitHub, with a stand-in for the command gh."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMIT = "0" * 39 + "1"
 
 pytestmark = [needs_scripts, pytest.mark.usefixtures("child_processes")]
 
-#: The stand-in has tags and releases. It records requested changes, and does nothing while GitHub is down.
+#: A stand-in for gh with tags and releases. It records each requested change. With ``down``, every call fails.
 GH = """
 import json, os, sys
 from pathlib import Path
@@ -48,7 +48,7 @@ else:
 
 
 def run(step: str, folder: Path, tag: str, **github: object) -> tuple[int, list[list[str]]]:
-    """Run the script of the step with this name. Return its status and the changes that it asked GitHub for."""
+    """Run the script of the named step. Return its exit status and the changes that it requested from GitHub."""
     state = folder / "github.json"
     state.write_text(json.dumps({"asked": [], **github}))
     add_command(folder, "gh", GH)
@@ -73,7 +73,7 @@ POST = ["api", "--method", "POST", "repos/org/action/git/refs", "-f", "ref=refs/
     ids=["the first", "the newest", "an older line"],
 )
 def test_major_tag_goes_to_the_newest(tmp_path: Path, tag: str, tags: list[str], asked: list[list[str]]) -> None:
-    """The first release makes v1, and each newer one moves it. A repair of an older line leaves it."""
+    """The first release makes the tag v1, and each newer release moves v1. A release for an older line keeps v1."""
     assert run(MOVE, tmp_path, tag, tags=tags) == (0, asked)
 
 
@@ -84,7 +84,7 @@ def test_only_tags_of_releases_keep_the_major_tag_back(tmp_path: Path, tag: str)
 
 
 def test_unreadable_tags_are_not_taken_for_a_newer_release(tmp_path: Path) -> None:
-    """If GitHub does not list the tags, the step fails, so that v1 does not stay behind unnoticed."""
+    """If GitHub does not list the tags, the step fails. Otherwise v1 could stay at an older release unnoticed."""
     assert run(MOVE, tmp_path, "v1.0.0", tags=[], down=True) == (1, [])
 
 
@@ -109,7 +109,7 @@ SHOW = ["release", "edit", "v1.0.0", "--draft=false"]
 def test_release_can_be_run_again_from_any_state(
     tmp_path: Path, releases: list[tuple[str, bool]], status: int, asked: list[list[str]]
 ) -> None:
-    """A draft gets new files and is published; a published release is kept; two of one tag stop the step."""
+    """A draft gets new files and is published. A published release is kept. Two releases of one tag stop the step."""
     (tmp_path / "release" / "dist").mkdir(parents=True)
     (tmp_path / "release" / "dist" / "a.whl").touch()
 
@@ -123,7 +123,7 @@ def test_release_is_not_made_when_github_does_not_list_them(tmp_path: Path) -> N
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="gh has a jq of its own; the test asks the machine's")
 def test_state_of_a_release_is_read_from_the_list() -> None:
-    """The list's filter prints the states of this tag's releases alone, and nothing if there are no releases."""
+    """The list's filter prints only the states of this tag's releases. If the tag has no release, it prints nothing."""
     (jq,) = re.findall(r"/releases\?per_page=100\" --jq '([^']+)'", find_step("release.yml", "Publish")["run"])
     releases = [{"tag_name": "v1.0.0", "draft": True}, {"tag_name": "v1.0.0-rc.1", "draft": False}]
 
@@ -142,7 +142,7 @@ def test_state_of_a_release_is_read_from_the_list() -> None:
 
 
 def test_build_can_be_run_again() -> None:
-    """The build's files replace those of an earlier attempt, and every script runs in a shell with pipefail."""
+    """A build's files replace the files of an earlier attempt. Every script runs in a shell with pipefail."""
     (upload,) = [step for step in JOBS["build"]["steps"] if "upload-artifact" in step.get("uses", "")]
 
     assert upload["with"]["overwrite"] is True
@@ -151,12 +151,12 @@ def test_build_can_be_run_again() -> None:
 
 @pytest.mark.parametrize(("immutable", "status"), [("true", 0), ("false", 1), ("null", 1)])
 def test_release_that_can_be_changed_ends_it(tmp_path: Path, immutable: str, status: int) -> None:
-    """If the repository's immutable releases are off, nothing goes to the index and the tag does not move."""
+    """If immutable releases are off in the repository, the step fails, so that no file is uploaded to the index."""
     assert run("It is immutable", tmp_path, "v1.0.0", immutable=immutable) == (status, [])
 
 
 def test_nothing_is_published_unchecked() -> None:
-    """The checks come before the attestation, then the release, then the index, and v1 comes last."""
+    """The order of the jobs is: checks, attestation, release, index, and last the tag v1."""
     needs = {
         name: set([job["needs"]] if isinstance(job.get("needs"), str) else job.get("needs", ()))
         for name, job in JOBS.items()
