@@ -40,7 +40,7 @@ class Newcomer:
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """The secrets that gh has stored. After a run, the file also has the secrets that the run got."""
+        """The secrets that gh has stored. After a run, they are the secrets that the run got."""
         return self._stored("secrets")
 
     @property

@@ -171,7 +171,7 @@ def test_links_to_pages_in_english_are_marked(page: str) -> None:
 
 
 def test_part_of_the_security_page() -> None:
-    """Each section of the Korean page names its English section, and has the rows of its table, in the same order."""
+    """Each section of docs/ko/security.md links to its English section. Both sections' tables have the same rows."""
     korean, english = (read_page(page) for page in ("docs/ko/security.md", "docs/security.md"))
     sections = {anchor(part.split("\n")[0]): part for part in english.split("\n## ")}
 

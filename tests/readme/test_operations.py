@@ -84,7 +84,7 @@ def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
 
 
 def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
-    """After the tokens are deleted, the machine with the valid one in its cache stores it; another one issues."""
+    """If the tokens are deleted, a machine with a valid cached token stores it. A machine without a cache issues."""
     sql(owner.sandbox.owner_dsn, FORGET)
     assert sql(owner.sandbox.owner_dsn, "select * from api_credentials where credential_type = 'access_token'") == []
     owner.type("kis-token get > /dev/null", **owner.exported)

@@ -26,7 +26,7 @@ STORED, CHECKED = codes_of("docs/ko/setup.md", "text")
 LISTED, TOLD = codes_of("docs/ko/command.md", "text")
 (LAPTOP,) = codes_of("docs/ko/command.md", "sh")
 PROGRAM, ASYNC_PROGRAM, TESTS = codes_of("docs/ko/library.md", "python")
-MOVED, _ = codes_of("docs/ko/migrating.md", "python")  # tests/client/test_guide.py tests the two changed lines
+MOVED, _ = codes_of("docs/ko/migrating.md", "python")  # the second block is tested in tests/client/test_guide.py
 (VARIABLES,) = codes_of("docs/ko/rotation.md", "sh")
 (CRONTAB,) = codes_of("docs/ko/rotation.md", "text")
 
@@ -157,7 +157,7 @@ def test_program_that_has_moved(newcomer: Newcomer) -> None:
 
 
 def test_cron_on_a_server(newcomer: Newcomer) -> None:
-    """Both lines of the crontab renew the token with the answers in a private file, and print nothing on success."""
+    """Both crontab lines read the variables from a private file, renew the token, and print nothing on success."""
     newcomer.set_up()
     newcomer.type(VARIABLES, *newcomer.exported.values())
     home = Path(newcomer.variables["HOME"])

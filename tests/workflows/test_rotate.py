@@ -81,7 +81,7 @@ def stored(sandbox: Sandbox, service: str = "kis") -> Token:
 def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
     """Return an expired token, which a rotation renews at any time.
 
-    Near 06:00 in Korea, a rotation keeps a token that is valid.
+    Shortly before 06:00 in Korea, a tick keeps a token with little validity.
     """
     account = sandbox.kis.accounts["production" if environment == "production" else "paper"][0]
     return make_token(account.app_key, left=-MINUTE, age=24 * HOUR + MINUTE)
