@@ -63,7 +63,7 @@ class BareMachine:
         return path
 
     def run(self, shell: str = "dash", *, path: str | None = None, **env: str) -> Ended:
-        """Run the step's script as the runner does."""
+        """Run the script of the action's step as the runner does."""
         script = self.folder / "step.sh"
         script.write_text(STEP["run"])
         output = self.folder / "output"

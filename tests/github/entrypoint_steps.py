@@ -68,7 +68,7 @@ def assert_succeeded(ended: Ended, source: str) -> None:
 
 
 def age_token(sandbox: Sandbox, seconds: int) -> None:
-    """Store a token that is not a JWT and ends in ``seconds``; with a negative number it has already expired."""
+    """Store a token that is not a JWT and ends in ``seconds``. A negative number stores an expired token."""
     value = json.dumps({"access_token": "opaque.token-of-a-test_0123456789", "app_key_id": "0" * 16})
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(
@@ -83,10 +83,10 @@ def age_token(sandbox: Sandbox, seconds: int) -> None:
 
 
 class Runner:
-    """A runner with a runtime that a test may damage, and with a uv that installs an undamaged runtime.
+    """A runner with a runtime that a test may damage, and with a stand-in for uv that installs an undamaged runtime.
 
     Both runtimes consist of hard links to the files of the runtime that all tests share. Before a test changes a file's
-    contents, it replaces the link by a copy (``own``).
+    contents, the test replaces the link by a copy (``own``).
     """
 
     def __init__(self, folder: Path, runtime: Path) -> None:

@@ -1,6 +1,6 @@
 """A machine whose pip and uv are stand-ins, for the tests of the runtime.
 
-Each stand-in records its call. Then it makes a folder or fails, as the test chooses.
+Each stand-in records its call. After the record, the stand-in makes a folder or fails, as the test chooses.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable  # read at import, because some tests change sys.executable
 NOTHING: Mapping[str, str] = MappingProxyType({})
-#: The program of a stand-in. It records its call and makes the target. Then it succeeds, fails or waits, as the test
-#: chooses.
+#: The program of a stand-in. The program records its call, makes the target, and then succeeds, fails or waits, as the
+#: test chooses.
 INSTALLER = """#!{python} -IS
 import json, os, signal, sys
 from pathlib import Path
@@ -62,7 +62,7 @@ def fail(words: str) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine whose path has only the programs of a test."""
+    """A machine whose PATH has only the programs of a test."""
 
     folder: Path
 
@@ -81,7 +81,7 @@ class Machine:
         return INSTALLER.format(python=PYTHON, folder=str(self.folder), name=name, then=then, packages=PACKAGES)
 
     def put(self, name: str, then: str = "") -> Path:
-        """Put an installer on the path."""
+        """Put an installer into the folder on the PATH."""
         path = self.folder / "bin" / name
         path.write_text(self.script(name, then))
         path.chmod(0o755)

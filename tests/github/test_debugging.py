@@ -47,7 +47,7 @@ def shows_secret(*said: str) -> bool:
 
 
 def debug(sandbox: Sandbox, tool_cache: Path, folder: Path, **changed: str) -> Ended:
-    """Run a step with step debugging on."""
+    """Run a step with GitHub's step debugging turned on."""
     account = sandbox.kis.accounts["production"][0]
     inputs = {
         "supabase-url": sandbox.supabase.url,
@@ -86,7 +86,7 @@ def pass_time(sandbox: Sandbox, seconds: float) -> None:
 
 def _no_supabase(sandbox: Sandbox) -> dict[str, str]:
     sandbox.supabase.stop()
-    return {"on_store_outage": "fail", "timeout": "21s"}  # leaves one second for retries
+    return {"on_store_outage": "fail", "timeout": "21s"}  # 20 s are reserved for KIS, so one second is left for retries
 
 
 def _stalled(sandbox: Sandbox) -> dict[str, str]:
@@ -255,7 +255,7 @@ def test_error_about_a_damaged_cache_holds_none_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before tokenP", "after tokenP"])
 def test_local_variables_of_the_chain_show_no_secret(chain: Chain, *, is_after: bool) -> None:
-    """If the chain fails, a traceback with local variables, as error trackers send it, shows no secret."""
+    """If the chain fails, no local variable in the traceback shows a secret. Error trackers send such tracebacks."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError

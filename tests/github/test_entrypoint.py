@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def issue_by_step(sandbox: Sandbox, tool_cache: Path, folder: Path) -> Ended:
-    """Run a first resolve, which issues a token."""
+    """Run a step with mode resolve, which issues the first token."""
     ended = run_step(inputs_of(sandbox), folder, {"RUNNER_TOOL_CACHE": str(tool_cache)})
     assert_succeeded(ended, "oauth")
     return ended
 
 
 def test_warm_resolve_costs_one_request_and_installs_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A fresh token costs one GET. The package index is out of reach, and the tool cache stays empty."""
+    """A fresh token costs one GET. A step with a fresh token needs no package index and leaves the tool cache empty."""
     token = issue_token(sandbox)
     sandbox.supabase.server.forget()
 
@@ -177,7 +177,7 @@ def test_stale_token_is_renewed(sandbox: Sandbox, tool_cache: Path, tmp_path: Pa
 
 
 def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tmp_path: Path) -> None:
-    """mode: rotate with a young token sends one GET and reports when the token is due."""
+    """With ``mode: rotate`` and a young token, the step sends one GET and reports when the token is due."""
     issue_token(sandbox)
     sandbox.supabase.server.forget()
 

@@ -65,7 +65,7 @@ BAD_INPUTS = {
 
 
 def assert_faults(ended: Ended, codes: list[str], sandbox: Sandbox, folder: Path) -> None:
-    """Check for one error line with code and remedy for each fault, and for exit 1, no traceback, request or file."""
+    """Check that each fault is one error line with code and remedy, and that no traceback, request or file exists."""
     assert ended.status == 1
     assert len(errors(ended)) == len(codes)
     for line, code in zip(errors(ended), codes, strict=True):
@@ -106,7 +106,7 @@ def test_bad_input_of_a_step(unasked: Sandbox, tmp_path: Path, case: str) -> Non
 
 
 def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A secret that was pasted with a line break at its end works."""
+    """If a secret was pasted with a line break at its end, the step removes the line break and works."""
     issue_token(sandbox)
     padded = {"supabase-key": f"  {sandbox.service_key}\n", "supabase-url": f" {sandbox.supabase.url}/ "}
 
@@ -114,7 +114,7 @@ def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_pull_request_of_a_fork_is_told_why(unasked: Sandbox, tmp_path: Path) -> None:
-    """If secrets are missing because the pull request comes from a fork, the error says so."""
+    """If secrets are missing because the pull request comes from a fork, the error names this reason."""
     repositories = {"head": {"repo": {"full_name": "fork/bot"}}, "base": {"repo": {"full_name": "someone/bot"}}}
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": repositories}))

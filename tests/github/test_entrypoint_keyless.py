@@ -1,4 +1,4 @@
-"""A step without a key: the public key, the permission id-token: write, and a list of callers in the database."""
+"""A step without a secret key: it has the public key and the permission id-token, and the database lists its job."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_warm_step_makes_two_requests(sandbox: Sandbox, github: GitHubIssuer, tm
 
 
 def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
-    """The log masks the ID token and the secret with which the job asks for it, once each."""
+    """The log masks the ID token once, and masks the secret that requests the ID token once."""
     issue_token(sandbox)
     trust(sandbox, github)
 
@@ -72,7 +72,10 @@ def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIs
 def test_keyless_job_issues_with_fresh_id_tokens(
     sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
 ) -> None:
-    """Without a stored token, the job issues and stores one. It begins and commits with two different ID tokens."""
+    """Without a stored token, the job issues and stores one.
+
+    The job begins and commits with two different ID tokens.
+    """
     trust(sandbox, github, access="issue")
     sandbox.supabase.server.forget()
 
@@ -165,7 +168,7 @@ def test_public_key_without_the_permission_is_an_error(sandbox: Sandbox, tmp_pat
 
 
 def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path) -> None:
-    """A job with the access keys gets an error with the statement that grants issue. The job does not call KIS."""
+    """A job with the access ``keys`` gets an error with the statement that grants ``issue``, and does not call KIS."""
     trust(sandbox, github, access="keys")
 
     ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
@@ -178,7 +181,7 @@ def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, too
 def test_job_that_may_not_see_the_keys(
     sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
 ) -> None:
-    """If no token is stored, a job with the access token fails with caller-may-not, although keys are stored."""
+    """If no token is stored, a job with the access ``token`` fails with caller-may-not, although keys are stored."""
     trust(sandbox, github, access="token")
 
     ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})

@@ -1,4 +1,4 @@
-"""A step that needs the packages: two steps install them once, in a place that no other user can change."""
+"""If two steps need the packages, they install the packages once, in a place that no other user can change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TwoColdSteps:
-    """Two steps that were started together on a machine without the runtime."""
+    """The results of two steps that were started together on a machine without the runtime."""
 
     sandbox: Sandbox
     tools: Path
@@ -158,6 +158,6 @@ def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runn
     ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env | env)
 
     assert_succeeded(ended, "oauth")
-    # Only the private folder stays. Its one file, the machine's record of the tokenP call, is empty.
+    # Only the private folder stays. The folder's only file, the machine's record of the tokenP call, is empty.
     assert [each.name for each in (tmp_path / "tmp").iterdir()] == [f"kis-token-{os.geteuid()}"]
     assert not (home / "tools" / "kis-token-action").exists()

@@ -63,7 +63,7 @@ def test_fresh_token_needs_no_package(sealed: Sandbox, tmp_path: Path, mode: str
 
 
 def test_the_cache_keeps_the_sealed_form(sealed: Sandbox, tmp_path: Path) -> None:
-    """The cache file has the sealed text of the store. During an outage, the step unseals it without the packages."""
+    """The cache file has the sealed text of the store. During an outage, the step unseals the file without packages."""
     folder = tmp_path / "job"
     first = sealed_step(sealed, folder)
     (cached,) = (folder / "temp").rglob("*.json")
@@ -107,7 +107,7 @@ def test_a_shortened_end_is_not_lost_in_the_cache(sealed: Sandbox, tool_cache: P
 def test_a_spoilt_value_is_the_same_error_without_packages(
     sealed: Sandbox, tmp_path: Path, spoil: Callable[[str], str], code: str
 ) -> None:
-    """A damaged, a cut and a plain value are errors that the quick path reports itself; KIS is not called."""
+    """If a value is damaged, truncated or plain, the fast path itself reports an error, and KIS is not called."""
     with psycopg.connect(sealed.owner_dsn) as connection:
         query = "update api_credentials set credential_value = %s where credential_type = 'access_token'"
         connection.execute(query, [spoil(stored_token(sealed))])

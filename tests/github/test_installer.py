@@ -77,7 +77,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 @pytest.fixture(scope="session")
 def uv(tmp_path_factory: pytest.TempPathFactory, child_processes: None) -> Path:  # noqa: ARG001 - pip
-    """The folder of a real uv, which ``make`` has installed; otherwise pip installs one."""
+    """The folder of a real uv: the uv that ``make`` has installed, or a uv that pip installs."""
     folder = CHECKOUT / "build" / "uv"
     if not folder.exists():
         folder = tmp_path_factory.mktemp("uv")
@@ -99,7 +99,7 @@ class Job:
         return self.folder / "tools" / "runtime"
 
     def install(self, lock: str, env: dict[str, str], path: Path | str = "") -> None:
-        """Install with these settings, and with the programs in ``path``."""
+        """Install the lock with the given settings, and with the programs in ``path``."""
         self.target.parent.mkdir(mode=0o700, exist_ok=True)
         machine = {"PATH": f"{path}", "HOME": f"{self.folder / 'home'}"}
         install(lock, self.target, machine | env, time.monotonic() + 60)
@@ -128,7 +128,7 @@ def lock(index: Index) -> str:
     return index.add("rest", rest) + index.add("cryptography", ["cryptography/hazmat/bindings/_rust.py"])
 
 
-#: Settings of pip. Each of them would install other packages, use another folder, or prevent the installation.
+#: Settings of pip. Each setting would install other packages, use another folder, or prevent the installation.
 CONTRADICTIONS = {
     "constraint": "constraints.txt",
     "requirement": "more.txt",
@@ -160,10 +160,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("section", first_of(1, ["global", "install"]))
 def test_pip_s_contradicting_settings_play_no_part(job: Job, lock: str, section: str) -> None:
-    """Constraints, folders, platforms and dates from the job's settings do not reach pip.
-
-    The index of its file does.
-    """
+    """Of the job's settings, pip gets the index, but no constraint, folder, platform or date."""
     variables = {"PIP_" + name.replace("-", "_").upper(): value for name, value in CONTRADICTIONS.items()}
     contradicting = "".join(f"{name} = {value}\n" for name, value in CONTRADICTIONS.items())
     job.write("home/.config/pip/pip.conf", f"[{section}]\n{contradicting}index-url = {job.index.url}\n")
@@ -227,7 +224,7 @@ reads_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python 
 
 
 def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path) -> None:
-    """Constraints, Pythons and dates from the job's variables do not reach uv; the index does. pip is never run."""
+    """Of the job's variables, uv gets the index, but no constraint, Python or date. pip is never run."""
     job.install(lock, {**UV_VARIABLES, "UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
     assert (job.target / "requests").is_dir()
 
@@ -235,7 +232,7 @@ def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path
 @reads_toml
 @pytest.mark.parametrize("place", ["home/.config/uv/uv.toml", "xdg/uv/uv.toml", "work/ci/uv.toml"])
 def test_uv_s_contradicting_files_play_no_part(job: Job, lock: str, uv: Path, place: str) -> None:
-    """Constraints, Pythons and dates from a configuration file do not reach uv. The file's index does."""
+    """Of a configuration file, uv gets the index, but no constraint, Python or date."""
     index = f'[[index]]\nname = "loopback"\nurl = "{job.index.url}"\ndefault = true\n'
     job.write(place, UV_SETTINGS.replace("[pip]", index + "[pip]"))
     named = {"UV_CONFIG_FILE": "ci/uv.toml"} if place.startswith("work") else {}
@@ -255,7 +252,7 @@ def test_a_project_above_the_runtime_plays_no_part(job: Job, lock: str, uv: Path
 
 @reads_toml
 def test_uv_s_files_are_joined_as_uv_joins_them(job: Job) -> None:
-    """A user's value overrides the system's, lists are joined, and a relative folder is resolved from its own file."""
+    """A user's value overrides the system's value. Lists are joined. A relative folder is relative to its own file."""
     (job.folder / "home" / ".config" / "uv" / "wheels").mkdir(parents=True)
     job.write(
         "home/.config/uv/uv.toml",
@@ -327,7 +324,7 @@ def test_a_broken_file_of_pip_s_plays_no_part(job: Job, lock: str) -> None:
 
 @pytest.mark.usefixtures("no_pip")
 def test_a_package_without_a_wheel_is_named_with_this_python(job: Job, lock: str, uv: Path) -> None:
-    """If uv finds the version but no wheel for this Python, the error names the package, Python and the platform."""
+    """If uv finds the version but no wheel for this Python, the error names package, Python and platform."""
     scarce = job.index.add("scarce", [], OTHER_PLATFORM)
     with pytest.raises(EnvironmentFault) as caught:
         job.install(lock + scarce, {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": job.index.url}, uv)
@@ -355,7 +352,10 @@ def test_without_a_key_no_wheel_of_cryptography_is_needed(
     has_uv: bool,  # noqa: FBT001 - a table
     request: pytest.FixtureRequest,
 ) -> None:
-    """Without a key, the other packages are installed. With a key, the error names cryptography."""
+    """Without a key, the packages other than cryptography are installed.
+
+    With a key, the installation fails, and the error names cryptography.
+    """
     if has_uv:
         request.getfixturevalue("no_pip")
     lock = index.add("rest", [f"{name}/__init__.py" for name in PACKAGES])

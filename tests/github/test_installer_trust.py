@@ -78,7 +78,7 @@ def index(tmp_path: Path) -> Iterator[tuple[Index, str]]:
 
 @pytest.fixture
 def installer(request: pytest.FixtureRequest, tmp_path: Path, child_processes: None) -> str:  # noqa: ARG001 - the installer's
-    """The PATH of a machine with uv, or without uv, so that pip is used."""
+    """The PATH of a machine with uv, and of a machine where only pip can install."""
     folder = tmp_path / "bin"
     folder.mkdir()
     if request.param == "uv":
@@ -117,7 +117,7 @@ def install_from(index: Index, folder: Path, path: str, env: dict[str, str]) -> 
 def test_each_variable_alone_counts_for_the_installers(
     index: tuple[Index, str], tmp_path: Path, installer: str, variable: str
 ) -> None:
-    """Both installers get one file with all certificates.
+    """uv and pip get one file with all certificates.
 
     By itself, uv ignores REQUESTS_CA_BUNDLE, and older pips ignore SSL_CERT_FILE. The file also has a certificate that
     pip's own settings name.

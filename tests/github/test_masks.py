@@ -1,4 +1,4 @@
-"""The masks of one step: the runner gets each secret value once, before the outputs, on each path."""
+"""The masks of one step: on the fast and on the slow path, the runner gets each secret once, before the outputs."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ EXPORTS = {"INPUT_EXPORT_ENV": "true", "INPUT_EXPORT_CREDENTIALS": "true"}
 
 
 def resolution_of(value: str = "", **changes: object) -> Resolution:
-    """Return a resolution at noon. Its token is ``value``, or a JWT if ``value`` is empty."""
+    """Return a resolution at noon with the token ``value``, or with a JWT if ``value`` is empty."""
     end = NOON + timedelta(hours=3)
     begun = end - timedelta(hours=24)
     token = make_token(left=end - NOON, age=NOON - begun, now=NOON)
@@ -48,7 +48,7 @@ def for_people(workflow: RecordedWorkflow) -> str:
 
 
 def hidden(workflow: RecordedWorkflow, secret: str) -> bool:
-    """Whether a secret is masked before any other message."""
+    """Whether the mask of a secret comes before every message that is not a mask."""
     kinds = [each[0] for each in workflow.told]
     first_said = next((place for place, kind in enumerate(kinds) if kind != "mask"), len(kinds))
     return ("mask", secret) in workflow.told[:first_said]
@@ -64,7 +64,7 @@ def test_every_secret_is_masked_before_anything_is_put_out(exports: dict[str, st
 
 
 def test_app_key_inside_the_token_is_masked() -> None:
-    """The app key in a JWT is masked even if it is unknown, because every reader can decode it."""
+    """The app key inside a JWT is masked even if no app key was given, because every reader can decode a JWT."""
     workflow = published(resolution_of(app_key=None))
     assert hidden(workflow, ACCOUNT.app_key), "the app key is not masked"
 
@@ -186,7 +186,7 @@ def test_log_and_summary_have_the_result_of_each_source() -> None:
 
 
 def test_failure_is_one_line_with_its_remedy() -> None:
-    """A failure is one line with text, code and remedy, an output with the code, and a summary with the sources."""
+    """A failure has one line with text, code and remedy, an output with the code, and a summary with the sources."""
     workflow = RecordedWorkflow()
     error = IssuanceError("wait-too-long", "Time was up", retryable=True)
     links = (TraceEntry("supabase", "no token is stored"),)
@@ -198,7 +198,7 @@ def test_failure_is_one_line_with_its_remedy() -> None:
 
 
 def test_every_fault_has_a_line_of_its_own() -> None:
-    """Each of several faults has its own line and code, and the summary has all of them."""
+    """If there are several faults, each fault has its own line and code, and the summary has all faults."""
     workflow = RecordedWorkflow()
     error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
     report_failure(error, (), workflow)
@@ -221,7 +221,7 @@ class BrokenWorkflow(RecordedWorkflow):
 def test_error_is_told_even_when_the_files_are_broken() -> None:
     """The error line is printed before the files are written.
 
-    If the files cannot be written, a second line reports it.
+    If a file cannot be written, a second line reports this.
     """
     workflow = BrokenWorkflow()
     report_failure(KisTokenError("output-unwritable", "GITHUB_OUTPUT names no file"), (), workflow)
@@ -245,7 +245,7 @@ class WithoutSummary(RecordedWorkflow):
 
 
 def test_summary_that_cannot_be_written_is_a_warning() -> None:
-    """The token is output, and the unwritable summary is a warning."""
+    """If the summary cannot be written, the token is still output, with a warning."""
     workflow = WithoutSummary()
     publish(resolution_of(), make_settings(), workflow, {}, NOON)
     assert "access-token" in workflow.outputs()
@@ -291,7 +291,10 @@ def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_pat
 
 
 def test_no_file_is_written_for_an_expired_token(tmp_path: Path) -> None:
-    """With allow-expired, an expired token is output with a warning. It gets no token file: a client would issue."""
+    """With allow-expired, an expired token is output with a warning.
+
+    An expired token gets no token file, because a client would issue a new token.
+    """
     workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
     publish(resolution_of(expired=True), settings, workflow, {"HOME": str(tmp_path)}, NOON)
     assert list(tmp_path.iterdir()) == []

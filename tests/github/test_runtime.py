@@ -1,4 +1,4 @@
-"""The runtime's folder: built once, complete or not at all, and built again if it is damaged."""
+"""The runtime's folder is built once, is complete or missing, and is built again if it is damaged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_built_once_and_found_again(machine: Machine) -> None:
 
 
 def test_another_lock_is_another_folder(machine: Machine) -> None:
-    """A release with other packages keeps the earlier folder.
+    """A release with another lock gets another folder, and the earlier release's folder stays.
 
     A lock with other line endings leads to the same folder.
     """
@@ -50,7 +50,7 @@ def test_another_lock_is_another_folder(machine: Machine) -> None:
 
 
 def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
-    """Hashes are required, no source is built, no other package is added, and the installation is for this Python."""
+    """The installer requires hashes, builds no source, adds no other package, and installs for this Python."""
     machine.put("uv")
     machine.ensure()
     (arguments,) = machine.calls("argv")
@@ -62,10 +62,7 @@ def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
 
 @pytest.mark.parametrize("machine_name", ["arm64", "x86_64"])
 def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, machine_name: str) -> None:
-    """On macOS, a universal2 Python runs on arm64 and x86_64.
-
-    The folder's name has the machine that the packages fit.
-    """
+    """On macOS, a universal2 Python runs on arm64 and x86_64. The name of the runtime's folder has the machine."""
     seen = os.uname_result(("Darwin", "runner", "24.0", "", machine_name))
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")
@@ -108,7 +105,7 @@ def test_damaged_runtime_is_built_again(machine: Machine, name: str) -> None:
 
 
 def test_a_runtime_that_is_damaged_again_is_one_clear_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the new installation is damaged at once, the error names the damage, and no second build starts."""
+    """If a new build is damaged right after it ends, the error names the damage, and no second build starts."""
 
     def write_and_spoil(folder: Path) -> None:
         write_manifest(folder)
@@ -135,7 +132,7 @@ def test_a_copied_runtime_is_used(machine: Machine) -> None:
 
 
 def test_another_c_library_is_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tool cache for machines with different C libraries has a folder for each.
+    """A tool cache for machines with different C libraries has a runtime's folder for each library.
 
     Some C libraries report no version.
     """

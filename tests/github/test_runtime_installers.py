@@ -94,7 +94,7 @@ def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch:
 
 @pytest.mark.usefixtures("no_pip")
 def test_installer_s_word_is_not_enough(machine: Machine) -> None:
-    """An installer that reports success has failed if the packages are missing or cannot be loaded here."""
+    """Even if an installer reports success, it has failed if the packages are missing or cannot be loaded here."""
     (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
     machine.put("uv", "sys.exit(0)")
     with pytest.raises(EnvironmentFault) as nothing:
@@ -155,7 +155,7 @@ def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variabl
 
 @pytest.mark.usefixtures("pip")
 def test_installers_temporary_files_are_private(machine: Machine) -> None:
-    """Packages are unpacked in a folder that no other user can change, and no temporary file stays."""
+    """Installers unpack packages in a folder that no other user can change, and leave no temporary file."""
     machine.put("uv", fail("no"))
     open_folder = machine.folder / "open"
     open_folder.mkdir()
@@ -215,7 +215,7 @@ def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("no_pip")
 def test_python_without_pip_is_one_clear_error(machine: Machine) -> None:
-    """Without pip and uv, the error says that both are missing."""
+    """If pip and uv are missing, the error names both."""
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()
     assert caught.value.code == "pip-missing"
@@ -236,7 +236,7 @@ def test_uv_that_fails_without_pip_is_told_in_its_own_words(machine: Machine) ->
 def test_virtual_environment_without_pip_uses_that_of_its_python(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A virtual environment made by uv has no pip. The step then uses the pip of the base Python."""
+    """If a virtual environment has no pip, as those made by uv, the pip of its base Python installs the packages."""
     monkeypatch.setattr(sys, "_base_executable", str(machine.put("python")), raising=False)
     assert (machine.ensure() / "whole").exists()
     assert machine.calls() == ["python"]

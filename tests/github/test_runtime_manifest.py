@@ -1,4 +1,4 @@
-"""The manifest: each kind of damage is detected, a copy is undamaged, and bytecode may appear and disappear."""
+"""The manifest detects each kind of damage. A copy of the packages, and added or removed bytecode, is no damage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BYTECODE = f"package/__pycache__/module.{sys.implementation.cache_tag}.pyc"
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """A small folder of packages with its manifest: sources, a compiled module, and bytecode."""
+    """A small folder of packages with a manifest. The folder has sources, a compiled module, and bytecode."""
     folder = tmp_path / "packages"
     (folder / "package" / "empty").mkdir(parents=True)
     (folder / "package" / "__init__.py").touch()
@@ -53,7 +53,7 @@ def change(path: Path) -> None:
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Replace a path by the result of ``make``."""
+    """Remove the file or folder at ``path``, and call ``make`` to create another one there."""
     if path.is_dir():
         path.rmdir()
     else:
@@ -108,7 +108,7 @@ def test_damage_is_found_and_named(packages: Path, name: str) -> None:
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666], ids=oct)
 @pytest.mark.parametrize("name", ["package/module.py", "package/speed.so", "package/empty", "package", ""])
 def test_write_access_of_others_is_damage(packages: Path, name: str, mode: int) -> None:
-    """A file or folder that group or others can write may have been changed."""
+    """A file or folder is damage if its group or other users can write it: they may have changed it."""
     (packages / name).chmod(mode | (0o100 if (packages / name).is_dir() else 0))
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
 
@@ -125,7 +125,7 @@ def test_file_of_another_user_is_damage(packages: Path, name: str) -> None:
 def test_bytecode_is_not_compared(packages: Path, harm: Callable[[Path], object]) -> None:
     """Missing or changed bytecode is no damage, because Python writes it at any time.
 
-    An import detects damaged bytecode.
+    Damaged bytecode fails when it is imported.
     """
     harm(packages / BYTECODE)
     assert find_damage(packages) is None
@@ -171,7 +171,7 @@ def test_write_access_from_the_umask_is_removed(packages: Path) -> None:
 @posix
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path, kind: str) -> None:
-    """A pipe or a symbolic link in place of the manifest is not read."""
+    """If a pipe or a symbolic link has replaced the manifest, the check reports damage and does not read it."""
     if kind == "link":
         (packages / MANIFEST).rename(tmp_path / "manifest")
         (packages / MANIFEST).symlink_to(tmp_path / "manifest")

@@ -23,7 +23,10 @@ PLACES = ["RUNNER_TOOL_CACHE", "XDG_CACHE_HOME", "HOME", "RUNNER_TEMP"]
 
 @pytest.mark.parametrize("place", PLACES)
 def test_place_is_the_first_that_can_be_used(machine: Machine, place: str) -> None:
-    """The order is tool cache, user's cache folder, job's own folder. A place is skipped if its path is a file."""
+    """The order of the places is: tool cache, user's cache folder, job's own folder.
+
+    A place is skipped if its path is a file.
+    """
     machine.put("uv")
     (machine.folder / "file").write_text("")
     places = {
@@ -47,7 +50,7 @@ def open_home(machine: Machine) -> dict[str, str]:
 
 
 def test_where_all_places_are_open_a_folder_for_this_run_is_made(machine: Machine) -> None:
-    """The folder for this run is private, new, and removed at the end; the open places stay empty."""
+    """If all places are open to others, the run gets a new private folder, which is removed at the end."""
     machine.put("uv")
     env = open_home(machine)
     used = set()
@@ -65,7 +68,7 @@ def test_where_all_places_are_open_a_folder_for_this_run_is_made(machine: Machin
 
 @pytest.mark.usefixtures("no_pip")
 def test_folder_for_this_run_is_removed_after_a_failure_too(machine: Machine) -> None:
-    """If no installer works, the folder for this run is removed too."""
+    """If no installer works, the folder that was made for this run is removed."""
     env = open_home(machine)
     machine.put("uv", fail("no"))
     with pytest.raises(EnvironmentFault), ExitStack() as end:
@@ -119,7 +122,7 @@ def test_without_a_place_each_folder_is_named_with_its_fault(machine: Machine) -
 
 
 def test_without_a_variable_the_error_says_so(machine: Machine) -> None:
-    """If no variable names a folder, the error says so."""
+    """If no variable names a folder, the error names the missing variables."""
     with pytest.raises(EnvironmentFault, match="no variable names one"):
         ensure_runtime(machine.folder / "requirements.txt", {}, time.monotonic() + 90)
 

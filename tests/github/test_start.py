@@ -1,6 +1,6 @@
 """kis_token/github/start.sh as the step runs it: the choice of the Python.
 
-The shells are those of this machine that a runner may have as ``sh``.
+The tests use each shell of this machine that a runner may have as ``sh``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
 def test_real_python_of_another_version_is_used(bare_machine: BareMachine, version: str) -> None:
-    """Each version from 3.10 on runs the program, started by a symbolic link and directly."""
+    """A Python of each version from 3.10 runs the program, started by a symbolic link or directly."""
     python = old_python(version)
     link = bare_machine.add_link(FIRST, python)
 
@@ -67,7 +67,7 @@ def test_same_name_in_a_later_place_is_used(bare_machine: BareMachine) -> None:
 
 
 def test_tool_cache_is_the_last_place(bare_machine: BareMachine) -> None:
-    """A Python that actions/setup-python has installed is used if the path has no Python."""
+    """If PATH has no Python, a Python that actions/setup-python has installed is used."""
     bad, good = (bare_machine.folder / "tools" / "Python" / version / "x64" / "bin" for version in ("3.10.1", "3.12.9"))
     for folder in (bad, good):
         folder.mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_python_of_the_job_s_own_folder_is_not_run(bare_machine: BareMachine) ->
 
 @pytest.mark.parametrize("name", ["with blanks", "st*r", "per%cent", "semi;colon", "quo'te", '"quotes"', "back\\slash"])
 def test_folder_of_any_name_serves(bare_machine: BareMachine, name: str) -> None:
-    """A folder on the path may have any name without a colon."""
+    """A folder on the PATH may have any name without a colon."""
     place = bare_machine.folder / name
     place.mkdir()
     (place / FIRST).symlink_to(GOOD)
@@ -101,7 +101,7 @@ def test_folder_of_any_name_serves(bare_machine: BareMachine, name: str) -> None
 
 
 def test_windows_looks_for_python_first_and_for_its_launcher_last(bare_machine: BareMachine) -> None:
-    """On Windows, python comes before python3, which is often the stub, and the launcher py comes last."""
+    """On Windows, ``python`` is tried before ``python3``, which is often a stub. The launcher ``py`` is tried last."""
     bare_machine.add_script("python", f"#!/bin/sh\nexec '{bare_machine.folder}/p' \"$@\"\n")
     (bare_machine.folder / "p").symlink_to(GOOD)
     bare_machine.add_script(FIRST, "#!/bin/sh\nexit 49\n")
@@ -138,7 +138,7 @@ def test_words_for_the_program_are_kept(bare_machine: BareMachine) -> None:
 
 
 def test_step_is_the_python_itself(bare_machine: BareMachine) -> None:
-    """Python replaces the shell's process, so the program gets every signal of the runner."""
+    """The step's Python replaces the process of the shell, so it gets every signal of the runner."""
     bare_machine.add_link(FIRST, GOOD)
     bare_machine.program.write_text("import os\nprint(os.getpid())\n")
     (bare_machine.folder / "step.sh").write_text(STEP["run"])
@@ -156,14 +156,20 @@ def test_step_is_the_python_itself(bare_machine: BareMachine) -> None:
 
 
 def test_shell_is_there_on_every_system() -> None:
-    """The step uses sh, which each system has, and bash on Windows. The script has no syntax that only bash knows."""
+    """The step uses ``sh``, which every system has; on Windows it uses bash.
+
+    start.sh has no syntax that only bash knows.
+    """
     assert STEP["shell"] == "${{ runner.os == 'Windows' && 'bash' || 'sh' }}"
     for shell in SHELLS.values():
         subprocess.run([*shell[:-1], "-n", CHECKOUT / START], check=True)
 
 
 def test_secrets_are_no_paths_to_git_s_bash() -> None:
-    """Git's bash on Windows rewrites values that look like its own paths, except in variables with these prefixes."""
+    """Git's bash on Windows rewrites values that look like paths.
+
+    Variables with the listed prefixes are not rewritten.
+    """
     kept = STEP["env"]["MSYS2_ENV_CONV_EXCL"].split(";")
 
     assert kept == ["INPUT_", "KIS_", "SUPABASE_", "ACTIONS_"]

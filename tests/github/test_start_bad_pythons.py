@@ -1,4 +1,4 @@
-"""kis_token/github/start.sh skips a Python that cannot run the step, and names it if there is no other Python.
+"""kis_token/github/start.sh skips each Python that cannot run the step. If no Python is left, the error names them.
 
 Bad Pythons are scripts, files, real old versions if this machine has them, and symbolic links to this Python's own
 library with a part left out.
@@ -60,7 +60,7 @@ def foreign_binary(bare_machine: BareMachine) -> None:
 
 
 def wrapper_of_lost_interpreter(bare_machine: BareMachine) -> None:
-    """Add the python of an environment whose Python was removed."""
+    """Add the python3 of a virtual environment whose base Python was removed."""
     bare_machine.add_script(FIRST, "#!/nowhere/python3.12\n")
 
 
@@ -108,7 +108,7 @@ def test_bad_python_is_passed_over(bare_machine: BareMachine, case: str, shell: 
 @pytest.mark.parametrize("name", [FIRST, "python"])
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7", "3.8", "3.9"])
 def test_old_python_is_passed_over(bare_machine: BareMachine, version: str, name: str) -> None:
-    """A real Python that is too old is skipped, started by a link or directly; the error has its version."""
+    """A real Python that is too old is skipped, by a link or directly. The error has the version of this Python."""
     old = old_python(version)
     bare_machine.add_link(name, old, place=0)
 
@@ -156,7 +156,7 @@ def test_hanging_python_is_given_up(bare_machine: BareMachine) -> None:
 def test_python_that_lacks_a_module_is_passed_over(
     bare_machine: BareMachine, without: tuple[str, ...], broken: tuple[str, ...], reason: str
 ) -> None:
-    """A Python without a module, such as Debian's minimal one or one without its OpenSSL, is skipped and named."""
+    """A Python that lacks a module is skipped and named, for example Debian's minimal Python or one without OpenSSL."""
     bad = make_installation(bare_machine.folder / "usr", without=without, broken=broken)
     (bare_machine.program.parent / "entrypoint.py").unlink()
     (bare_machine.program.parent / "entrypoint.py").symlink_to(CHECKOUT / "entrypoint.py")

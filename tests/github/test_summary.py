@@ -1,4 +1,4 @@
-"""The job summary: its contents, and texts from outside that cannot change it."""
+"""The contents of the job summary. Texts from outside cannot change the summary's structure."""
 
 from __future__ import annotations
 
@@ -41,10 +41,7 @@ def resolution_of(
     expired: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> Resolution:
-    """Return a resolution at noon; its token has a validity of 24 hours.
-
-    ``version`` is the row's, or None without Supabase.
-    """
+    """Return a resolution at noon, with a token of 24 hours. ``version`` is the version of the token's row, or None."""
     end = NOON + left
     token = build_token(OPAQUE, expiries=[end], issued_at=end - 24 * HOUR, version=version)
     trace = tuple(TraceEntry(*each) for each in said)
@@ -135,7 +132,7 @@ ISSUED = """\
 
 
 def test_a_token_issued_now() -> None:
-    """A token issued now has its whole validity and is stored, so its rotation is known."""
+    """If a token was issued now, the summary has its whole validity and the time of its next rotation."""
     resolution = resolution_of(
         ("supabase", "no token is stored"),
         ("cache", "there is no cache file"),
@@ -201,7 +198,7 @@ NOT_DUE = """\
 
 
 def test_a_rotation_that_has_nothing_to_do() -> None:
-    """The rotation's own result and the token's row have the same time."""
+    """The rotation's result and the row "next rotation" have the same time."""
     resolution = resolution_of(
         ("supabase", "its token is fresh, 20 h 0 min left"),
         ("cache", "turned off"),
@@ -278,7 +275,7 @@ PASSES = "This may be temporary: a later run may succeed.\n"
 
 
 def test_temporary_failure_is_marked() -> None:
-    """An outage is marked as temporary. A refused key is not."""
+    """The summary marks an outage as temporary, and does not mark a refused key."""
     assert PASSES in describe_failure([StoreOutage("store-unreachable", "No answer")], ())
     assert PASSES not in describe_failure([IssuerRefused("EGW00103")], ())
     assert PASSES not in describe_failure([StoreOutage("store-unreachable", "x"), IssuerRefused("EGW00103")], ())
@@ -309,9 +306,9 @@ def test_validity_is_a_figure_and_a_bar(left: timedelta, begin: str, bar: str, p
 
 
 def test_only_an_issue_for_a_real_account_sends_a_message() -> None:
-    """If a token is issued for a real account, KIS sends a message.
+    """If a token was issued for a real account, the summary shows that KIS sends one message.
 
-    For a paper or a stored token, it sends no message.
+    If a token is for a paper account or was not issued now, the summary shows that KIS sends no message.
     """
     real, paper = make_settings(), make_settings(KIS_ENVIRONMENT="paper")
     issued = resolution_of(("oauth", "issued a token"), source="oauth", refreshed=True)
@@ -463,14 +460,14 @@ def test_words_are_left_whole() -> None:
 
 
 def test_long_text_is_cut_off() -> None:
-    """A text is cut after LONGEST_TEXT characters."""
+    """A text in the summary is cut after LONGEST_TEXT characters."""
     assert plain("x" * LONGEST_TEXT) == "x" * LONGEST_TEXT
     assert plain("x" * (LONGEST_TEXT + 1)) == "x" * LONGEST_TEXT + "…"
 
 
 @pytest.mark.parametrize("letter", ["&", "@", "🀀"])
 def test_summary_stays_below_the_limit(letter: str) -> None:
-    """Many long texts, of the longest escaped characters, stay below the size at which GitHub drops a summary."""
+    """A summary of many long texts stays below GitHub's limit, even if every character needs the longest escape."""
     text = letter * 10 * LONGEST_TEXT
     trace = tuple(TraceEntry("supabase", text) for _ in range(10))
     found = resolution_of(*((entry.source, text) for entry in trace), warnings=(text,) * 10)

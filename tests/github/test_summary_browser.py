@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCREEN, TELEPHONE = 1012, 390
 #: The frames of a page: each width in each theme.
 VIEWS = [(width, dark) for width in (SCREEN, TELEPHONE) for dark in (False, True)]
-#: WCAG's least contrast of normal text.
+#: The minimum contrast of normal text in WCAG.
 READABLE = 4.5
 #: The height of one line of text in pixels.
 LINE = 24.0
@@ -87,7 +87,10 @@ def seen(child_processes: None, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_ten_jobs_are_ten_lines(seen: dict[str, Any], dark: bool) -> None:  # noqa: FBT001 - a case
-    """On a screen each job is one line, with its tables folded. The page of ten jobs fits into half of a window."""
+    """On a screen, the summary of each job is one line, and its tables are folded.
+
+    The page of ten jobs fits into half of a window.
+    """
     page = seen[f"jobs {SCREEN} {dark}"]
     assert len(page["jobs"]) == 10
     for job in page["jobs"]:
@@ -106,19 +109,16 @@ def test_page_is_readable(seen: dict[str, Any], name: str, width: int, dark: boo
 
 @pytest.mark.parametrize(("width", "dark"), VIEWS)
 def test_bars_can_be_compared(seen: dict[str, Any], width: int, dark: bool) -> None:  # noqa: FBT001 - a case
-    """Each bar is on one line. The bars of ten jobs have the same width, whatever share is left."""
+    """Each bar is on one line. The bars of ten jobs have the same width, whatever validity the tokens have left."""
     bars = [job["bar"] for job in seen[f"jobs {width} {dark}"]["jobs"]]
     widths = [bar[0] for bar in bars]
     assert [len(bar) for bar in bars] == [1] * 10
-    assert max(widths) - min(widths) <= 0.1 * max(widths)  # the two characters may be of different fonts
+    assert max(widths) - min(widths) <= 0.1 * max(widths)  # the bar's two characters may come from different fonts
     assert 60 <= max(widths) <= 200
 
 
 def test_bar_does_not_look_like_redacted_text(seen: dict[str, Any]) -> None:
-    """A full bar is a thin line that covers at most a quarter of its line.
-
-    Blocks for redacted text cover more than 60 %.
-    """
+    """A full bar is a thin line that covers at most 25 % of its area. Blocks that hide a text cover more than 60 %."""
     full, blocks = (seen[name]["jobs"][0]["ink"] for name in (f"jobs {SCREEN} False", f"blocks {SCREEN} False"))
     assert 0.02 <= full <= 0.25
     assert blocks > 0.6

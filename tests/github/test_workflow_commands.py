@@ -68,11 +68,11 @@ def runner_files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A step's files, also in the environment."""
+    """The files of a step, with the environment variables that name them."""
     made = runner_files(tmp_path)
     for name, path in made.items():
         monkeypatch.setenv(name, path)
-    monkeypatch.setenv("KIS_TEST_VARIABLE", "")  # the toolkit sets variables in this process too
+    monkeypatch.setenv("KIS_TEST_VARIABLE", "")  # the toolkit also sets exported variables in this process
     return made
 
 
@@ -105,7 +105,7 @@ def pairs_of(path: str) -> dict[str, str]:
 
 @pytest.mark.usefixtures("child_processes")
 def test_both_writers_say_the_same(tmp_path: Path) -> None:
-    """The fast path's writer and the toolkit's write the same files and commands, except for the delimiter."""
+    """FileWorkflow and ToolkitWorkflow write the same files and commands, except for the delimiters."""
     said = []
     for name in ("file", "toolkit"):
         files = runner_files(tmp_path / name)
@@ -207,14 +207,14 @@ def test_log_line_stays_as_it_is(workflow: Workflow, capsys: pytest.CaptureFixtu
 
 
 def test_summary_is_added_to(workflow: Workflow, files: dict[str, str]) -> None:
-    """Earlier text of the summary stays."""
+    """A new text is added to the summary, and earlier text stays."""
     workflow.summarize("first")
     workflow.summarize("second")
     assert Path(files["GITHUB_STEP_SUMMARY"]).read_text().split() == ["first", "second"]
 
 
 def test_no_summary_is_no_error(workflow: Workflow, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runner without summaries gets no summary and no error."""
+    """If the runner has no file for summaries, no summary is written and no error is raised."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
     del files["GITHUB_STEP_SUMMARY"]
     workflow.summarize("text")

@@ -324,7 +324,7 @@ def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> 
     ],
 )
 def test_version_follows_what_matters(database: Database, change: str, matters: bool) -> None:  # noqa: FBT001 - a table
-    """version and updated_at change only with value, expires_at or is_active.
+    """The columns version and updated_at change only with value, expires_at or is_active.
 
     Values that a client sends are ignored.
     """

@@ -143,7 +143,7 @@ def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: 
 
 
 def test_an_expired_entry_is_forgotten(database: Database) -> None:
-    """begin does not name an expired entry. The next write removes the entry."""
+    """A begin does not name an expired entry. The next write removes the entry."""
     old, new = make_token(), make_token()
     ends = {old.token_id: f"{utc_now() - HOUR}"}
     database.put("rejected_tokens", json.dumps(ends))
