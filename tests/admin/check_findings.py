@@ -1,4 +1,4 @@
-"""The findings of ``kis-token check``, in the form that the tests of the command compare."""
+"""Functions that return the findings of ``kis-token check`` for the tests of the command."""
 
 from __future__ import annotations
 

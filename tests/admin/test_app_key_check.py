@@ -1,4 +1,4 @@
-"""The check of app key and secret before they are stored: first of their form, then by KIS."""
+"""Before app key and secret are stored, their form is checked, and KIS checks them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def faults_of(key: str, secret: str, environment: Environment = "production") ->
     ids=NAMES,
 )
 def test_right_form_passes(key: str, secret: str) -> None:
-    """Key and secret pass, alone or together. Quotes, blanks and variable names around them are cut off first."""
+    """A key and a secret of the right form pass, alone or together.
+
+    Quotes, blanks and variable names around key and secret are cut off before the check.
+    """
     check_form(key, secret, environment="production")
 
 
@@ -107,7 +110,7 @@ def assert_refused(kis: KISEmulator, environment: Environment, account: Account,
 
 @pytest.mark.parametrize(("environment", "other"), [ENVIRONMENTS, ENVIRONMENTS[::-1]])
 def test_refusal_names_real_and_paper(kis: KISEmulator, environment: Environment, other: Environment) -> None:
-    """KIS refuses the keys of a paper account as production keys, and the reverse."""
+    """KIS's real environment refuses the keys of a paper account, and the paper environment refuses real keys."""
     assert_refused(kis, environment, kis.accounts[other][0], "kis-key-refused")
 
 
@@ -129,14 +132,14 @@ def test_outage_stays_an_outage(kis: KISEmulator, answer: Response) -> None:
 
 
 def test_limit_on_calls_is_no_refusal(kis: KISEmulator) -> None:
-    """If KIS answers that it was called too often, the error is a rate limit and not a refusal of the keys."""
+    """If KIS reports too many calls, the error is a rate limit, and not a refusal of the keys."""
     kis.production.add_fault(Fault("answer", APPROVAL_PATH, response=error_response("EGW00133", APPROVAL_PATH)))
     with pytest.raises(IssuerRateLimited):
         verify(KEY, SECRET, environment="production", base_url=kis.production_url)
 
 
 def test_no_call_after_the_deadline(kis: KISEmulator) -> None:
-    """If too little time is left, the call fails as an outage and KIS gets no request."""
+    """If too little time is left, the check fails as an outage, and KIS gets no request."""
     passed = Deadline(time.monotonic, time.monotonic() - 1)
     with pytest.raises(IssuerOutage):
         verify(KEY, SECRET, environment="production", base_url=kis.production_url, deadline=passed)
@@ -144,7 +147,7 @@ def test_no_call_after_the_deadline(kis: KISEmulator) -> None:
 
 
 def test_host_of_the_environment_is_the_default() -> None:
-    """Without a base URL the call goes to KIS's own host for the environment."""
+    """If no base URL is given, the call goes to KIS's own host for the environment."""
     passed = Deadline(time.monotonic, time.monotonic() - 1)
     with pytest.raises(IssuerOutage, match=r"openapi\.koreainvestment\.com"):
         verify(KEY, SECRET, environment="production", deadline=passed)

@@ -44,7 +44,7 @@ def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
 
 
 def add(chain: Chain, network: GitHubNetwork, **columns: object) -> None:
-    """Store the issuer's keys, and list its usual job with ``columns`` changed."""
+    """Store the issuer's keys, and list the issuer's usual job with the columns in ``columns`` changed."""
     store_issuer_keys(chain.database.owner, network.issuer)
     list_caller(chain.database.owner, network.issuer, chain.supabase.url, **columns)
 
@@ -61,15 +61,15 @@ def check(chain: Chain, network: GitHubNetwork) -> dict[str, list[dict[str, str]
 
 
 def test_check_without_callers(sound: Chain, network: GitHubNetwork) -> None:
-    """If the list is empty, the check has no finding, and GitHub gets no request."""
+    """If the list of callers is empty, the check has no finding on callers, and GitHub gets no request."""
     assert check(sound, network) == {"callers": [], "issuer keys": []}
     assert network.asked == []
 
 
 def test_check_shows_each_caller(sound: Chain, network: GitHubNetwork) -> None:
-    """Each caller is one line with row, repository, ref, slot and access.
+    """The check shows each caller as one finding with repository, ref, slot and access.
 
-    A finding confirms that all keys are stored.
+    A second finding confirms that all published keys are stored.
     """
     add(sound, network, note="acme/bot", access="issue")
 
@@ -83,7 +83,10 @@ def test_check_shows_each_caller(sound: Chain, network: GitHubNetwork) -> None:
 
 
 def test_check_finds_another_project_s_audience(sound: Chain, network: GitHubNetwork) -> None:
-    """A row with another project's URL has no effect in this project. The finding is wrong and names both URLs."""
+    """A row with another project's URL has no effect in this project.
+
+    The finding on such a row is wrong and names both URLs.
+    """
     add(sound, network, audience="https://other.supabase.co")
 
     (caller,) = check(sound, network)["callers"]
@@ -95,7 +98,7 @@ def test_check_finds_another_project_s_audience(sound: Chain, network: GitHubNet
 
 
 def test_check_finds_a_row_that_has_ended(sound: Chain, network: GitHubNetwork) -> None:
-    """A row past its valid_until is a note. The database's clock decides."""
+    """If a row of the list is past its valid_until by the database's clock, the finding is a note."""
     add(sound, network, valid_until="2026-01-01T00:00:00Z")
     add(sound, network, ref="refs/heads/later", valid_until="2099-01-01T00:00:00Z")
 
@@ -118,9 +121,9 @@ def test_check_finds_a_key_before_it_is_used(sound: Chain, network: GitHubNetwor
 
 
 def test_check_finds_keys_that_are_not_the_issuer_s(sound: Chain, network: GitHubNetwork) -> None:
-    """If a stored key differs from the published key of the same name, it is wrong.
+    """If a stored key differs from the published key of the same name, the finding is wrong.
 
-    If it is no longer published, it is a note.
+    An unpublished key is a note.
     """
     add(sound, network)
     add_key = "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%s, %s, %s)"
@@ -138,7 +141,7 @@ def test_check_finds_keys_that_are_not_the_issuer_s(sound: Chain, network: GitHu
 
 
 def test_check_without_github(sound: Chain, network: GitHubNetwork) -> None:
-    """If GitHub does not answer, the keys are not compared. The finding is a note."""
+    """If GitHub does not answer, the issuer keys are not compared, and the finding is a note."""
     add(sound, network)
     network.issuer.server.add_fault(Fault("reset", times=9))
 
@@ -192,7 +195,7 @@ def test_status_with_callers(chain: Chain, network: GitHubNetwork) -> None:
 
 
 def test_status_without_callers(chain: Chain) -> None:
-    """If the list is empty, the text has one line that says so."""
+    """If the list of callers is empty, the text of ``status --callers`` reports this in one line."""
     text = kis_token_here(chain.variables, "status", "--callers").stdout
     assert "No caller without a key is listed.\n\nNo key is stored.\n" in text
 
@@ -241,7 +244,7 @@ def test_answer_that_is_not_the_database_s(answer: object) -> None:
 
 @pytest.mark.parametrize("answer", [[], {}, {"issuer": 1, "issuer_keys": []}, {"issuer": GITHUB, "issuer_keys": None}])
 def test_keyless_answer_that_is_not_the_database_s(answer: object) -> None:
-    """If an answer cannot come from keyless_read, it is an outage and not an empty list of keys."""
+    """If an answer does not have the form of keyless_read, it counts as an outage and not as an empty list."""
     with LoopbackServer(lambda _: Response(200, answer)) as server, GitHubIssuer() as issuer:
         request = IDTokenRequest.find(issuer.variables())
         assert request is not None

@@ -20,7 +20,10 @@ from tests.support import ANON_KEY, SERVICE_KEY, TurnedClock
 
 
 def test_a_whole_set_up(sound: Chain) -> None:
-    """In a complete set-up, all findings are ok. KIS gets one HEAD request, and no row changes."""
+    """In a complete set-up, all findings of the check are ok.
+
+    The check sends KIS one HEAD request and changes no row.
+    """
     before, asked = sound.database.row(), len(sound.kis.requests)
     found = findings(sound)
 
@@ -61,7 +64,10 @@ def test_a_check_reads_each_thing_once(sound: Chain) -> None:
 
 
 def test_the_command(sound: Chain) -> None:
-    """Each finding is a line or a JSON object, and the last line is the result. With a fault the exit status is 1."""
+    """Each finding is a line or a JSON object, and the last line is the result.
+
+    If the check finds a fault, the exit status is 1.
+    """
     text = kis_token(sound.variables, "check")
     as_json = kis_token_here(sound.variables, "check", "--json")
     sound.database.put_keys(OTHER)
@@ -83,7 +89,7 @@ def test_the_command(sound: Chain) -> None:
 
 
 def test_invalid_settings() -> None:
-    """Each fault in the settings is a finding. After such a fault, no other part is checked."""
+    """Each fault in the settings is a finding. If the settings have a fault, no other part is checked."""
     settings, said = read_settings({"KIS_ENVIRONMENT": "both", "SUPABASE_URL": "https://x.supabase.co"})
 
     assert settings is None
@@ -119,7 +125,7 @@ def test_key_of_another_project(sound: Chain) -> None:
 def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str]) -> None:
     """The check reads the kind and the end of a Supabase key from its claims.
 
-    If the end is near, the finding is a note.
+    If a key's end is near, the finding is a note.
     """
     clock = TurnedClock()
     if "exp" in claims and claims["exp"] is None:
@@ -131,7 +137,7 @@ def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str
 
 
 def test_a_read_only_key(sound: Chain) -> None:
-    """With a read-only key, functions and app keys are not checked. A note reports this."""
+    """With a read-only key, functions and app keys are not checked, and a note reports this."""
     jwt = "eyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
     keys = {jwt: "kis_token_reader"}
     database = sound.database.project.api
@@ -158,7 +164,7 @@ def test_a_server_that_is_no_supabase(sound: Chain) -> None:
 
 
 def test_an_outage_in_the_middle(sound: Chain) -> None:
-    """An outage between two requests is one finding. A second finding reports that the other checks were skipped."""
+    """If an outage begins during the check, one finding reports the outage, and one reports the skipped checks."""
     sound.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/check_setup", 9))
     found = findings(sound)
 

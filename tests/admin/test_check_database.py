@@ -143,9 +143,9 @@ VERSION = "create or replace function credential_schema_version() returns intege
     ids=["older", "newer", "from before there was a version"],
 )
 def test_the_version_of_the_functions(own: Chain, change: str, *, is_old: bool) -> None:
-    """Functions of an older release are wrong, and the finding names the files to run.
+    """If the functions are of an older release, the finding is wrong and names the files to run.
 
-    Functions of a newer release are ok.
+    If the functions are of a newer release, the finding is ok.
     """
     own.database.put_keys()
     own.database.owner.execute(change.encode())

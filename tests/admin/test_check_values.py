@@ -52,7 +52,10 @@ def test_a_cached_token_is_replaced_by_itself(sound: Chain) -> None:
 
 
 def test_a_rejected_token(sound: Chain) -> None:
-    """A stored or cached token that is rejected is a note. The row rejected_tokens does not count as a credential."""
+    """If the stored or the cached token is rejected, the finding is a note.
+
+    The row rejected_tokens is not checked as a credential.
+    """
     token = sound.resolve().token
     sound.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
     found = findings(sound)
@@ -65,7 +68,7 @@ def test_a_rejected_token(sound: Chain) -> None:
 def test_seals(sound: Chain) -> None:
     """Plain values with an encryption key, and sealed values without the right key, are wrong.
 
-    Each case has its code.
+    Each of these cases of sealing has its own code.
     """
     assert ("sealing", "plain-with-key") in faults(findings(sound, encryption_key=ENCRYPTION_KEY))
     vault = make_vault(sound.settings(encryption_key=OLDER_KEY).encryption_keys)
@@ -87,7 +90,7 @@ def test_a_seal_that_is_to_be_changed(chain: Chain) -> None:
 
 @pytest.mark.parametrize(("hours", "direction"), [(1, "ahead"), (-1, "behind")])
 def test_a_clock_that_is_wrong(sound: Chain, hours: int, direction: str) -> None:
-    """If this machine's clock differs much from Supabase's, the finding is wrong and names the direction."""
+    """If this machine's clock differs much from Supabase's clock, the finding is wrong and names the direction."""
     found = findings(sound, clock=TurnedClock(wrong_by=hours * HOUR))
 
     assert ("clock", "") in faults(found)
@@ -132,7 +135,7 @@ def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
 
 
 def test_keys_that_do_not_match(sound: Chain) -> None:
-    """The check reports a given key that is not the stored one, half a key, no key, and a token of an older key."""
+    """The check reports a given key that differs from the stored key, half a key, no key, and an older key's token."""
     assert faults(findings(sound, app_key=OTHER.key, app_secret=OTHER.secret)) == [("app key", "")]
     sound.database.put_keys(OTHER)
     assert faults(findings(sound, app_key="", app_secret="")) == [
@@ -146,7 +149,10 @@ def test_keys_that_do_not_match(sound: Chain) -> None:
 
 
 def test_a_key_of_the_other_environment(sound: Chain) -> None:
-    """A key that is stored for paper is wrong in production. A key that is stored for production is a note in paper."""
+    """In production, a key that is stored for paper is wrong.
+
+    In paper, a key that is stored for production is a note.
+    """
     sound.database.owner.execute("update public.api_credentials set environment = 'paper'")
     assert faults(findings(sound)) == [("environment", "")]
     sound.database.owner.execute("update public.api_credentials set environment = 'production'")
@@ -155,7 +161,7 @@ def test_a_key_of_the_other_environment(sound: Chain) -> None:
 
 
 def test_a_token_of_the_other_environment(sound: Chain) -> None:
-    """A token that was issued for the other environment is wrong."""
+    """If a token was issued for the other environment, the finding is wrong."""
     paper = findings(sound, environment="paper", service_name="kis", base_url=sound.kis.paper_url)
     assert ("token", "token-of-another-environment") in faults(paper)
 
@@ -172,7 +178,7 @@ def test_tokens_that_are_replaced_are_not_wrong(chain: Chain) -> None:
 
 
 def test_a_rotation_that_has_not_run(chain: Chain) -> None:
-    """A token that a rotation should have renewed long ago is a note."""
+    """If a rotation should have renewed the token long ago, the finding is a note."""
     chain.database.put_token(make_token(left=HOUR, age=40 * HOUR))
     assert findings(chain)["rotation"][0].state == "note"
 

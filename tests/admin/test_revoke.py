@@ -48,7 +48,7 @@ def test_token_is_revoked_everywhere(chain: Chain) -> None:
 def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
     """For six hours after the issue, KIS repeats the token, and callers get an error.
 
-    Later, a caller gets a new token.
+    After the six hours, a caller gets a new token.
     """
     token = chain.resolve().token
     revoked = end_token(chain)
@@ -67,7 +67,7 @@ def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
 
 
 def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
-    """A machine whose cache has the revoked token does not use or store it, before and after a new issue is allowed."""
+    """If a machine's cache has the revoked token, the machine never uses or stores the token again."""
     token = chain.resolve().token
     end_token(chain)
     chain.cache_token(token)  # another machine's file
@@ -87,7 +87,7 @@ def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
 
 
 def test_a_lease_under_way_does_not_store_it(chain: Chain) -> None:
-    """If KIS gives the revoked token to a lease holder again, the holder's commit does not store it."""
+    """If KIS gives the revoked token to a lease holder again, the holder's commit does not store the token."""
     token = chain.resolve().token
     chain.pass_time(70)
     caller = Caller(chain.database)
@@ -116,7 +116,7 @@ def test_log_names_the_revoking_caller(chain: Chain) -> None:
 
 
 def test_old_token_is_not_repeated(chain: Chain) -> None:
-    """If the revoked token is older than six hours, the next caller gets a new token at once."""
+    """If the revoked token was issued more than six hours ago, the next caller gets a new token at once."""
     token = make_token(age=timedelta(hours=7), left=timedelta(hours=17))
     chain.database.put_token(token)
     revoked = end_token(chain)
@@ -145,7 +145,10 @@ class Interrupted:
 
 
 def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
-    """If the store fails after KIS has revoked the token, the call fails. A second call makes the row inactive."""
+    """If the store fails after KIS has revoked the token, the revocation fails.
+
+    A second revocation makes the row inactive.
+    """
     chain.resolve()
     with pytest.raises(StoreOutage):
         end_token(chain, Interrupted(chain))
@@ -180,7 +183,7 @@ def test_another_token_in_the_cache_stays(chain: Chain) -> None:
 
 
 def test_sealed_slot(chain: Chain) -> None:
-    """A sealed token is revoked only with the encryption key. Without the key, the call fails."""
+    """A sealed token is revoked only with the encryption key. Without the encryption key, the revocation fails."""
     chain.resolve(encryption_key=ENCRYPTION_KEY)
     with pytest.raises(TokenError) as caught:
         end_token(chain)
@@ -203,7 +206,7 @@ def test_another_account_s_token_is_left_alone(chain: Chain) -> None:
 
 
 def test_without_keys(chain: Chain) -> None:
-    """If no app key is given, a revocation uses the stored key. If no key is stored, the call fails."""
+    """If no app key is given, a revocation uses the stored key. If no app key is stored, the revocation fails."""
     chain.database.put_token(make_token())
     with pytest.raises(KisTokenError) as caught:
         end_token(chain, app_key="", app_secret="")
@@ -213,7 +216,7 @@ def test_without_keys(chain: Chain) -> None:
 
 
 def test_kis_that_does_not_answer_leaves_all_as_it_was(chain: Chain) -> None:
-    """Without KIS's answer the row stays active, because the token may still be valid."""
+    """If KIS does not answer the revocation, the row stays active, because the token may still be valid."""
     chain.resolve()
     chain.kis.production.add_fault(Fault("answer", REVOKE_PATH, 1, Response(500, b"down")))
     with pytest.raises(IssuerOutage):

@@ -32,7 +32,7 @@ TYPES = ("access_token", "app_key", "app_secret")
 
 @dataclass
 class Owner:
-    """The owner of a slot's keys, with the commands that change them."""
+    """The owner of a slot's keys, with methods that seal and store the keys."""
 
     chain: Chain
     store: SupabaseStore
@@ -54,7 +54,7 @@ class Owner:
 
 @pytest.fixture
 def owner(chain: Chain) -> Iterator[Owner]:
-    """The slot's owner, with its own connection to the store."""
+    """The owner of the slot, with a separate connection to the store."""
     store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
     yield Owner(chain, store)
     store.close()
@@ -105,9 +105,9 @@ def test_sealing_is_repeatable(owner: Owner) -> None:
 
 
 def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
-    """With the new encryption key first and the old key second, all values are sealed anew.
+    """If the new encryption key is given first and the old one second, all values are sealed with the new key.
 
-    The old key is no longer needed.
+    After this change, the old encryption key is no longer needed.
     """
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
@@ -119,13 +119,13 @@ def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
 
 
 def test_inactive_rows_are_sealed(owner: Owner) -> None:
-    """An inactive token is sealed too, because a dump contains it."""
+    """Sealing also seals an inactive token, because a dump contains it."""
     owner.chain.database.put_token(make_token(), active=False)
     assert owner.seal(OLD) == ["access_token"]
 
 
 def test_sealing_that_was_interrupted_is_taken_up(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If sealing is interrupted, the next run seals the other rows. No row is ever half written."""
+    """If sealing is interrupted, the next run seals the other rows. Each row is complete at every moment."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     done: list[str] = []
@@ -161,7 +161,7 @@ def change_on_read(owner: Owner, monkeypatch: pytest.MonkeyPatch, times: int, ch
 
 
 def test_token_that_is_renewed_meanwhile_is_not_brought_back(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a row changes between read and seal, sealing reads it again and seals the newer value."""
+    """If a row changes after sealing has read the row, sealing reads it again and seals the newer value."""
     owner.chain.database.put_token(make_token())
     newer = make_token()
     change_on_read(owner, monkeypatch, 1, lambda: owner.chain.database.put_token(newer))
@@ -191,7 +191,7 @@ def test_lost_key_is_told(owner: Owner, keys: tuple[str, ...]) -> None:
 
 
 def test_damaged_seal_is_told_although_it_is_current(owner: Owner) -> None:
-    """Sealing fails at a damaged value, even if it was sealed with the current key."""
+    """If a value is damaged, sealing fails, even if the value was sealed with the current key."""
     owner.chain.database.put_keys()
     owner.seal(OLD)
     owner.chain.database.put("app_secret", owner.stored["app_secret"][:-8])
@@ -217,7 +217,10 @@ def test_sealing_wants_a_key(owner: Owner) -> None:
 
 
 def test_keys_are_stored_plain_or_sealed(owner: Owner) -> None:
-    """Without an encryption key, keys are stored plain. With one, each key is sealed for its own row."""
+    """Without an encryption key, keys are stored plain.
+
+    With an encryption key, each value is sealed for its own row.
+    """
     owner.set_app_key()
     assert owner.stored == {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}
     owner.set_app_key(encryption_key=OLD)
@@ -239,7 +242,10 @@ def test_sealed_slot_is_not_made_plain_by_accident(owner: Owner) -> None:
 
 
 def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) -> None:
-    """If the keys of a plain slot are stored sealed, the token of the same key stays. It is used after it is sealed."""
+    """If the keys of a plain slot are stored sealed, the token of the same key stays.
+
+    After the token is sealed, callers use it.
+    """
     token = make_token()
     owner.chain.database.put_keys()
     owner.chain.database.put_token(token)
@@ -249,7 +255,7 @@ def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) 
 
 
 def test_old_token_under_a_lost_seal_is_skipped(owner: Owner) -> None:
-    """Sealing skips an inactive token that no given key unseals, after the keys were set again."""
+    """If no given key unseals an inactive token, sealing skips this token."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -261,7 +267,7 @@ def test_old_token_under_a_lost_seal_is_skipped(owner: Owner) -> None:
 def test_changed_key_gets_a_token_of_its_own(owner: Owner, encryption_key: str) -> None:
     """If an owner stores another account's keys, the old token becomes inactive.
 
-    The next caller issues with the new key.
+    After this change, the next caller issues with the new key.
     """
     chain = owner.chain
     owner.set_app_key(OTHER, encryption_key=encryption_key)
@@ -296,9 +302,9 @@ def test_opaque_token_stays_with_the_stored_key(owner: Owner) -> None:
 
 
 def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
-    """If the encryption key is lost, keys can be stored with a new encryption key.
+    """If the encryption key is lost, keys can be stored with a new one.
 
-    The sealed token becomes inactive.
+    The token under the lost key becomes inactive.
     """
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
@@ -308,7 +314,7 @@ def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
 
 
 def test_keys_are_needed(owner: Owner) -> None:
-    """A call without keys fails and stores no key."""
+    """If no keys are given, set_app_key fails and stores no key."""
     with pytest.raises(KisTokenError) as caught:
         owner.set_app_key(AppKey("", ""))
     assert caught.value.code == "missing-app-key"
@@ -316,13 +322,13 @@ def test_keys_are_needed(owner: Owner) -> None:
 
 
 def old_account(owner: Owner) -> Chain:
-    """Store OTHER's keys in the slot, and return the chain. KIS knows both accounts."""
+    """Store OTHER's keys in the slot, and return the chain. The emulated KIS accepts the keys of both accounts."""
     owner.set_app_key(OTHER)
     return owner.chain
 
 
 def test_lease_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) -> None:
-    """If the keys change after a caller's read of the slot, the caller reads it again and issues with the new key."""
+    """If the keys change after a caller has read the slot, the caller reads again and issues with the new key."""
     chain = old_account(owner)
     resolver = chain.resolver(app_key="", app_secret="")
     view = resolver.look()

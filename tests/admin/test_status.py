@@ -34,7 +34,7 @@ OLD_FILES = Path(__file__).parents[1] / "integration" / "sql_of_1_0_0.sql"
 
 
 def status_of(chain: Chain, *, only: str | None = None, key: str = SERVICE_KEY, **inputs: str) -> Status:
-    """The status that the command collects."""
+    """Return the status that ``kis-token status`` collects."""
     settings = chain.settings(**inputs)
     store = SupabaseStore(chain.supabase.url, key)
     chain.stores.append(store)
@@ -105,7 +105,7 @@ def test_a_stored_token_that_is_rejected(chain: Chain) -> None:
 
 
 def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
-    """If expires_at is nine hours late, as some clients store it, the end in the token's value counts."""
+    """If the column expires_at is nine hours late, as some clients store it, the end in the token's value counts."""
     token = make_token(left=HOUR)
     chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
 
@@ -113,7 +113,7 @@ def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
 
 
 def test_all_slots_or_one(chain: Chain) -> None:
-    """Slots with keys, tokens or a lease are listed by name; a requested one is listed even if it is empty."""
+    """Slots with keys, tokens or a lease are listed by name. A requested slot is listed even if it is empty."""
     chain.database.put_keys(service="a-empty")
     token = make_token(OTHER.key)
     issue_by_functions(chain.database, token, service="kis-second", app_key=OTHER)
@@ -159,7 +159,10 @@ def test_foreign_text_cannot_control_a_terminal(chain: Chain) -> None:
 
 
 def test_a_slot_that_there_is_not(chain: Chain) -> None:
-    """If no slot has the given name, a warning reports it. A slot that has only keys is shown with its environment."""
+    """If no slot has the name that is given by ``--service``, a warning reports this.
+
+    A slot that has only keys is shown with its environment.
+    """
     missing = kis_token_here(chain.variables, "status", "--service", "kis-typo")
     chain.database.put_keys()
     found = kis_token_here(chain.variables, "status", "--service", "kis")
@@ -194,7 +197,7 @@ def test_times_are_in_both_zones(chain: Chain) -> None:
 
 
 def test_the_tables() -> None:
-    """Slots and events are tables. An unknown value is a dash. A column without values is left out."""
+    """Slots and events are tables. An unknown value is shown as a dash. A column without values is left out."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     valid = SlotStatus(
         "kis",
@@ -228,9 +231,9 @@ def test_the_tables() -> None:
 
 @pytest.mark.parametrize("width", [80, 60])
 def test_a_narrow_terminal_gets_a_list(width: int) -> None:
-    """If a table is too wide, each slot and event is shown as a list.
+    """If a table is wider than the terminal, each slot and each event is shown as a list.
 
-    Its lines fit, and its times are in both zones.
+    The lines of the list fit, and its times are in both zones.
     """
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     long = SlotStatus("kis", "production", "fresh", expires_at=now + 14 * HOUR, issued_by="word " * 16)
@@ -262,7 +265,10 @@ def test_a_table_that_fits_stays_one() -> None:
 
 
 def test_app_key_that_ends_soon(chain: Chain) -> None:
-    """The JSON has the end of the stored app key. From 30 days before this end, status warns, once for each slot."""
+    """The JSON has the end of the stored app key.
+
+    From 30 days before an app key's end, status prints one warning for the key's slot.
+    """
     for service, days in (("kis", 29), ("kis-second", 31)):
         chain.database.put_keys(service=service)
         put_key_end(chain, utc_now() + timedelta(days=days), service)
@@ -284,7 +290,10 @@ def test_nothing_yet() -> None:
 
 
 def test_the_command(chain: Chain) -> None:
-    """The command prints text, or one JSON object with ``--json``. It prints no token and issues no token."""
+    """``kis-token status`` prints text, or one JSON object with ``--json``.
+
+    ``kis-token status`` prints no token and issues no token.
+    """
     issue_by_functions(chain.database, make_token())
     text = kis_token(chain.variables, "status")
     members = json.loads(kis_token_here(chain.variables, "status", "--json").stdout)
@@ -298,7 +307,7 @@ def test_the_command(chain: Chain) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--service", "kis"), ("--service", "kis-typo"), ("--json",)], ids=" ".join)
 def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -> None:
-    """The command reads slots, tokens and events by one request to Supabase, and never calls KIS."""
+    """``kis-token status`` reads slots, tokens and events by one request to Supabase, and never calls KIS."""
     chain.database.put_keys()
     issue_by_functions(chain.database, make_token())
     chain.supabase.server.forget()
@@ -314,7 +323,7 @@ def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -
 def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: EmbeddedPostgres) -> None:
     """If the database has the functions of version 1.0.0, the error names the files to run.
 
-    After the files, status works.
+    After the owner has run the files, status works.
     """
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
@@ -340,7 +349,7 @@ def test_a_missing_function_is_a_configuration_error(chain: Chain) -> None:
 
 
 def test_a_read_only_key_may_not_read_the_log(chain: Chain) -> None:
-    """A read-only key cannot read the log. The error names the kinds of keys that can read it."""
+    """A read-only key cannot read the log. The error names the kinds of keys that can read the log."""
     chain.supabase.server.forget()
     env = chain.variables | {
         "SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\neyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
@@ -351,7 +360,7 @@ def test_a_read_only_key_may_not_read_the_log(chain: Chain) -> None:
 
 
 def test_a_store_that_fails(chain: Chain) -> None:
-    """An outage, a configuration error and an unknown answer are each reported as such."""
+    """Status reports an outage as an outage, and a configuration error as a configuration error."""
     with pytest.raises(StoreMisconfigured):
         status_of(chain, key="sb_secret_of_another_project")
     answers: list[object] = [[], {}, {"server_now": "x", "leases": [], "issuances": []}]

@@ -38,10 +38,7 @@ def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
 
 
 def test_get_names_missing_settings() -> None:
-    """If settings are missing, each fault is one line on standard error with code, remedy and address.
-
-    The status is 1.
-    """
+    """If settings are missing, each fault is one error line with code, remedy and address, and the exit status is 1."""
     ended = kis_token_here({}, "get")
 
     assert ended.returncode == 1
@@ -56,7 +53,10 @@ def test_get_names_missing_settings() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 @pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
 def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
-    """If the output cannot be written, there is one error with status 1, and Python adds no error of its own."""
+    """If standard output cannot be written, the command prints one error and ends with status 1.
+
+    Python adds no error.
+    """
     issue_token(sandbox)
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
@@ -117,7 +117,7 @@ def test_ctrl_c_within_the_first_imports_is_quiet(program: str, module: str) -> 
 
 
 def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Outside a job the token is cached in the user's cache folder, and is used without Supabase."""
+    """Outside a job, the token is cached in the user's cache folder. If Supabase is down, the cached token is used."""
     env = {name: value for name, value in sandbox.variables.items() if name != "KIS_TOKEN_CACHE"}
     env |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "RUNNER_TEMP": ""}
     issue_token(sandbox)
@@ -125,7 +125,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
     sandbox.supabase.stop()
     second = kis_token(env, "get")
 
-    # The empty file of the machine's last tokenP call is left out.
+    # The check leaves out the empty file that records the machine's last tokenP call.
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == [
         ".kis_token_cache.json"
     ]
@@ -136,7 +136,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
-    """``rotate`` renews a due token, and prints when the next rotation is due. It prints no token."""
+    """``rotate`` renews a due token, and prints when the next rotation is due. ``rotate`` prints no token."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     env = chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}
 
@@ -249,7 +249,7 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
 
 
 def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
-    """``export`` writes the named clients' files. It does not print the token or the names of the files."""
+    """``export`` writes the named clients' files. ``export`` does not print the token or the names of the files."""
     chain.database.put_token(make_token())
     env = chain.variables | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": ""}
 

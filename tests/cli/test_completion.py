@@ -48,14 +48,14 @@ def completed(words: str) -> list[str]:
 def test_words_are_completed(words: str, names: list[str]) -> None:
     """Commands, options, choices and the clients of ``export`` are completed.
 
-    A client in the line is not offered again.
+    A client that is already in the command line is not offered again.
     """
     assert sorted(completed(words)) == sorted(names)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_each_shell_gets_its_script(source: str) -> None:
-    """For each shell on the page, the command prints a script that completes kis-token."""
+    """For each shell in docs/command.md, the command prints a script that completes kis-token."""
     ended = kis_token({"_KIS_TOKEN_COMPLETE": source})
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "kis-token" in ended.stdout
@@ -64,7 +64,7 @@ def test_each_shell_gets_its_script(source: str) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")
 def test_line_of_the_page_works_in_bash(tmp_path: Path) -> None:
-    """After bash has run the page's line, it completes kis-token."""
+    """After bash has run the line of docs/command.md, bash completes kis-token."""
     (line,) = re.findall(r"`(eval [^`]*bash_source[^`]*)`", PAGE)
     program = tmp_path / "kis-token"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kis_token "$@"\n')

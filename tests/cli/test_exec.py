@@ -77,7 +77,7 @@ def test_program_without_keys_is_warned_of(chain: Chain) -> None:
 
 
 def test_program_is_this_process(chain: Chain) -> None:
-    """The program has the command's process id, so it gets every signal."""
+    """The program replaces the command's process, so that the program gets every signal."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", "echo $$")
     told, _ = child.communicate(timeout=60)
@@ -87,7 +87,7 @@ def test_program_is_this_process(chain: Chain) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_passed_on(chain: Chain, number: signal.Signals) -> None:
-    """A signal reaches the program, which handles it."""
+    """A signal to the command's process reaches the program's own handler."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", f"trap 'exit 5' {number.name.removeprefix('SIG')}; echo ready; read line")
     assert child.stdout is not None
@@ -99,7 +99,7 @@ def test_signals_are_passed_on(chain: Chain, number: signal.Signals) -> None:
 
 
 def test_ending_signal_is_the_program_s(chain: Chain) -> None:
-    """If a signal ends the program, the parent process sees this signal."""
+    """If a signal ends the program, the parent process sees the same signal."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", "kill -9 $$")
     child.communicate(timeout=60)
@@ -108,7 +108,7 @@ def test_ending_signal_is_the_program_s(chain: Chain) -> None:
 
 
 def test_broken_pipes_end_programs_as_usual(chain: Chain) -> None:
-    """SIGPIPE ends a program as usual, although Python ignores SIGPIPE."""
+    """SIGPIPE ends a program under ``exec``, although Python ignores SIGPIPE."""
     chain.database.put_token(make_token())
     ended = kis_token(chain.variables, "exec", "sh", "-c", "kill -PIPE $$; echo survived")
 
@@ -116,9 +116,9 @@ def test_broken_pipes_end_programs_as_usual(chain: Chain) -> None:
 
 
 def test_program_that_is_not_there(chain: Chain, tmp_path: Path) -> None:
-    """As in a shell, the status is 127 for an unknown program and 126 for a denied one.
+    """As in a shell, the status is 127 for an unknown and 126 for a denied program.
 
-    The error prints no argument.
+    The error does not print the program's name and arguments.
     """
     chain.database.put_token(make_token())
     file = tmp_path / "no-program"
@@ -151,7 +151,7 @@ def test_options_of_the_program_are_its_own(chain: Chain) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_as_a_child_where_a_process_cannot_be_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The status is the child's status, 128 plus the number of a signal, or 127 or 126 if no child can start."""
+    """run_child returns the child's status, 128 plus a signal's number, or 127 or 126 if the child cannot start."""
     env = {"PATH": os.environ["PATH"], "WORD": "given", "ANON": ANON_KEY}
 
     assert run_child(["sh", "-c", "echo $WORD; exit 3"], env) == 3

@@ -23,7 +23,7 @@ SHOW = "import hashlib, os; print(hashlib.sha256(os.environ['KIS_ACCESS_TOKEN'].
 
 
 def test_json_has_the_outputs(chain: Chain) -> None:
-    """``--json`` prints one object with the token, its times and its source. The object has no app key."""
+    """``--json`` prints one object with the token, its times and its source. The JSON object has no app key."""
     first = kis_token_here(chain.variables, "get", "--json")
     again = kis_token(chain.variables, "get", "--json")
 
@@ -114,7 +114,7 @@ def test_user_without_a_home_gets_a_token_and_one_note(
 ) -> None:
     """A pod with an arbitrary uid has no entry in passwd, and HOME may be unset or another user's folder.
 
-    ``get`` works without a cache and reports this once. ``check`` reports it too.
+    If no cache folder can be used, ``get`` works and reports this once, and ``check`` reports it.
     """
     import pwd
 

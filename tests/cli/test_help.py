@@ -93,7 +93,10 @@ def test_exit_statuses_are_said() -> None:
     ],
 )
 def test_invalid_command_line_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
-    """An invalid command line gives status 2, the usage and the fault. Its words are not printed: they may be keys."""
+    """For an invalid command line, the command prints usage and fault and ends with status 2.
+
+    The words of an invalid command line are not printed, because they may be keys.
+    """
     assert_not_repeated(kis_token_here({}, *arguments), said)
 
 
@@ -116,7 +119,7 @@ def test_bare_command_shows_the_help() -> None:
     ],
 )
 def test_near_names_are_suggested(arguments: tuple[str, ...], said: str) -> None:
-    """For a mistyped command or option, the error suggests similar names, and does not print the mistyped word."""
+    """If a command or option is mistyped, the error suggests similar names and does not print the mistyped word."""
     assert_not_repeated(kis_token_here({}, *arguments), said)
 
 
@@ -128,7 +131,7 @@ def test_choices_are_listed() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_invalid_command_line_of_a_process_is_not_repeated() -> None:
-    """Also as a separate process, the command does not print an invalid command line."""
+    """The command in its own process does not print an invalid command line either."""
     assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "the command is missing or unknown")
 
 

@@ -66,7 +66,7 @@ def test_wrong_values_are_not_stored(chain: Chain, key: str, secret: str, code: 
 def test_quotes_are_cut_off(chain: Chain) -> None:
     """Quotes around the values are removed.
 
-    KIS checks the keys by one call that issues no token, and they are stored.
+    After one call that issues no token, the keys are stored.
     """
     ended = set_keys(chain, f'"{KEY}"', f"'{SECRET}'")
 
@@ -93,9 +93,9 @@ def test_paper_keys_are_not_stored_as_real_ones(chain: Chain) -> None:
 
 
 def test_outage_of_kis_stores_nothing_unless_told(chain: Chain) -> None:
-    """If KIS does not answer, the command fails and stores nothing.
+    """If KIS does not answer, ``set-keys`` fails and stores nothing.
 
-    With ``--no-verify`` it stores the unchecked keys.
+    With ``--no-verify``, ``set-keys`` stores the unchecked keys.
     """
     chain.kis.production.stop()
     ended = set_keys(chain, KEY, SECRET)
@@ -129,7 +129,7 @@ def test_new_key_ends_a_year_from_today(chain: Chain) -> None:
 def test_given_day_is_stored(chain: Chain) -> None:
     """``--expires`` is a day in Korea.
 
-    If the same key is stored again, it keeps the day. Another key does not get the day.
+    If the same key is stored again, the key keeps its day. Another key does not get the previous key's day.
     """
     set_keys(chain, KEY, SECRET, "--expires", "2999-03-01")
     chosen = datetime(2999, 3, 1, 14, 59, 59, tzinfo=timezone.utc)
@@ -143,7 +143,7 @@ def test_given_day_is_stored(chain: Chain) -> None:
 
 
 def test_key_without_a_day_stays_without_one(chain: Chain) -> None:
-    """If a key was stored without a day, and the same key is stored again, it still has no day: it is not a new key."""
+    """If the same key is stored again, and was stored without a day before, the key gets no day: it is not new."""
     chain.database.put_keys()
     ended = set_keys(chain, KEY, SECRET)
     assert (ended.stdout, ends_of(chain)) == ("stored plain for kis (production)\n", [None, None])

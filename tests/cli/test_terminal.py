@@ -1,4 +1,4 @@
-"""The command at a terminal: one line during a wait, questions, hidden input, colours. Elsewhere: plain lines."""
+"""The command in a terminal: one line during a wait, questions, hidden input, and colours. Elsewhere: plain lines."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CLEAR = b"\r\x1b[K"
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """Open a terminal for one child."""
+    """Open a pseudo-terminal for one child process."""
     terminal = Terminal()
     yield terminal
     terminal.close()
 
 
 def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[bytes]:
-    """Start the command without a controlling terminal. Streams that are not in ``streams`` are pipes."""
+    """Start the command without a controlling terminal. The standard streams that are not in ``streams`` are pipes."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return] # its streams come by name
         [*PROGRAM, *arguments], env=clean(chain.variables), start_new_session=True, **(pipes | streams)
@@ -43,7 +43,10 @@ def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[byt
 
 
 def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) -> None:
-    """On a terminal, one line names the reason of a wait and counts the seconds. It is cleared after the wait."""
+    """On a terminal, one line names the reason of a wait and counts the seconds.
+
+    After the wait, the line is cleared.
+    """
     caller, token = Caller(chain.database, label="night\x1b[2Jjob"), make_token()
     caller.begin()
     child = start(chain, "get", stderr=terminal.inside)
@@ -105,7 +108,7 @@ def test_quick_answers_show_nothing(chain: Chain, terminal: Terminal) -> None:
 
 @pytest.mark.parametrize(("answer", "status", "calls"), [("n", 1, 0), ("", 1, 0), ("y", 0, 1)])
 def test_revoke_asks_first(chain: Chain, terminal: Terminal, answer: str, status: int, calls: int) -> None:
-    """``revoke`` names the slot and asks for confirmation. It revokes only after the answer yes."""
+    """``revoke`` names the slot and asks for confirmation. ``revoke`` calls KIS only after the answer yes."""
     chain.resolve()
     child = start(chain, "revoke", stdin=terminal.inside)
     assert child.stderr is not None

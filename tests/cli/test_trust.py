@@ -52,12 +52,12 @@ def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
 
 
 def trust(network: GitHubNetwork, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command on a machine that reaches only this stand-in for GitHub."""
+    """Run ``kis-token trust`` on a machine that reaches only the stand-in for GitHub."""
     return kis_token_here({**VARIABLES, **network.variables, **env}, "trust", *arguments)
 
 
 def printed(network: GitHubNetwork, *arguments: str, **env: str) -> str:
-    """The SQL that the command prints."""
+    """Return the SQL that ``kis-token trust`` prints."""
     ended = trust(network, *arguments, **env)
     assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout
@@ -69,12 +69,15 @@ def run(database: Database, statements: str) -> None:
 
 
 def rows(database: Database) -> list[dict[str, object]]:
-    """The list of callers."""
+    """Return the rows of the list of callers."""
     return database.owner.execute("select * from public.credential_callers order by id").fetchall()
 
 
 def test_printed_sql_lists_the_job(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """After the SQL has run, the repository's job on main can read the token. A job on another branch cannot."""
+    """After the SQL has run, the repository's job on main can read the token.
+
+    A job on another branch cannot read the token.
+    """
     database.put_token(make_token())
 
     run(database, printed(network, "acme/bot"))
@@ -117,7 +120,7 @@ def test_each_option_has_its_column(network: GitHubNetwork, database: Database) 
 
 
 def test_sql_can_be_run_again(network: GitHubNetwork, database: Database) -> None:
-    """A second run of the same SQL changes nothing.
+    """If the same SQL is run again, nothing changes.
 
     SQL with another access changes the access and keeps valid_until.
     """
@@ -135,7 +138,10 @@ def test_sql_can_be_run_again(network: GitHubNetwork, database: Database) -> Non
 
 
 def test_new_keys_are_added(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """``--keys`` prints SQL only for the issuer's keys and needs no project's URL. The SQL adds a key that is new."""
+    """``--keys`` prints SQL only for the issuer's keys and needs no project's URL.
+
+    The SQL of ``--keys`` adds a key that the issuer has published later.
+    """
     run(database, printed(network, "acme/bot"))
     network.issuer.publish(SigningKey.make(bits=4096))
     job = Job(anon, network.issuer)
@@ -163,7 +169,10 @@ def test_key_that_was_stored_wrongly_is_corrected(network: GitHubNetwork, databa
 
 
 def test_keys_that_cannot_be_stored(network: GitHubNetwork, database: Database) -> None:
-    """Keys of another kind, length or exponent are left out. A comment in the SQL has their number."""
+    """Keys of another kind, length or exponent are left out.
+
+    A comment in the SQL has the number of keys that are left out.
+    """
     sound = network.issuer.keys[0].jwk()
     short = SigningKey.make("short", bits=1024).jwk()
     odd: list[object] = [
@@ -190,7 +199,7 @@ def test_keys_that_cannot_be_stored(network: GitHubNetwork, database: Database) 
 def test_numbers_can_be_given(network: GitHubNetwork, database: Database) -> None:
     """If both numbers are given, GitHub's API gets no request.
 
-    A user needs this for a repository that is not visible.
+    The numbers can list a repository that this machine cannot see.
     """
     run(database, printed(network, "someone/else", "--repository-id", "1234", "--owner-id", "56"))
 
@@ -200,7 +209,10 @@ def test_numbers_can_be_given(network: GitHubNetwork, database: Database) -> Non
 
 
 def test_private_repository_by_a_variable(network: GitHubNetwork) -> None:
-    """GH_TOKEN gives access to a private repository. The command sends it only to GitHub and does not print it."""
+    """GH_TOKEN gives access to a private repository.
+
+    The command sends GH_TOKEN only to GitHub and does not print it.
+    """
     network.is_private = True
     refused = trust(network, "acme/bot")
     text = printed(network, "acme/bot", GH_TOKEN=network.SIGN_IN, GITHUB_TOKEN="another")
@@ -213,7 +225,10 @@ def test_private_repository_by_a_variable(network: GitHubNetwork) -> None:
 @needs_scripts
 @pytest.mark.usefixtures("child_processes")
 def test_private_repository_by_the_sign_in_of_gh(network: GitHubNetwork, tmp_path: Path) -> None:
-    """The command asks ``gh`` for its token for github.com. If ``gh`` is not signed in, this is no error."""
+    """The command asks ``gh`` for its token for github.com.
+
+    If ``gh`` is not signed in, the command continues without a token of GitHub.
+    """
     network.is_private = True
     commands = tmp_path / "commands"
     commands.mkdir()
@@ -239,7 +254,7 @@ def test_private_repository_by_the_sign_in_of_gh(network: GitHubNetwork, tmp_pat
 def test_other_issuers(tmp_path: Path, database: Database, anon: Connection, issuer: str, api_url: str) -> None:
     """A job of another server is listed with that server's issuer.
 
-    A github.com job with the same numbers is not listed.
+    A job on github.com with the same numbers is not a caller.
     """
     numbers = ("--repository-id", "74", "--owner-id", "65") if "/api/v3" in api_url else ()
     with GitHubNetwork(tmp_path, issuer, urlsplit(api_url).netloc) as network:
@@ -258,7 +273,10 @@ def test_other_issuers(tmp_path: Path, database: Database, anon: Connection, iss
 
 
 def test_issuer_on_this_machine(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """For an emulated issuer, which has no API, the SQL has the given numbers. GH_TOKEN is not sent to it."""
+    """For an emulated issuer, which has no API, the SQL has the given numbers.
+
+    GH_TOKEN is not sent to an emulated issuer.
+    """
     with GitHubIssuer() as issuer:
         issuer.issuer = issuer.url
         numbers = ("--repository-id", "74", "--owner-id", "65")
@@ -326,7 +344,7 @@ def test_repository_is_needed(network: GitHubNetwork) -> None:
 
 
 def test_project_is_needed(network: GitHubNetwork) -> None:
-    """If the project's URL is missing, the command fails. It does not need a key of Supabase."""
+    """If the project's URL is missing, ``trust`` fails. ``trust`` does not need a key of Supabase."""
     ended = trust(network, "acme/bot", SUPABASE_URL="")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "[missing-supabase-url]" in ended.stderr

@@ -92,8 +92,8 @@ def cannot_make_environments() -> bool:
     return bool(subprocess.call(["python3", "-c", "import ensurepip"], stderr=subprocess.DEVNULL))
 
 
-#: A stand-in for the machine's Python with the packages of the tests. Its virtual environments have the packages too,
-#: so that no index is needed for the example's package.
+#: A stand-in for the machine's Python. It and its virtual environments have the packages of the tests, so that the
+#: example's package needs no index.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p "$3/bin"
@@ -128,7 +128,7 @@ def test_quote_with_requests(project: Project, sandbox: Sandbox, makes_environme
 
 
 def test_client(project: Project, sandbox: Sandbox) -> None:
-    """KISClient issues a token if no token is stored, and gets a new one after KIS ends it."""
+    """If no token is stored, KISClient issues one. After KIS has ended the token, KISClient gets a new token."""
     sandbox.trust()
     take(project.repository, "client.yml", "watch.py")
     add_python(project, "kis-token")
@@ -155,7 +155,7 @@ def test_workflows_of_init(project: Project, sandbox: Sandbox, name: str) -> Non
         given += [f"--var=SUPABASE_URL={sandbox.supabase.url}", f"--var=SUPABASE_PUBLISHABLE_KEY={sandbox.anon_key}"]
         given += [f"--env={each}={value}" for each, value in sandbox.github.variables().items()]
     gh = project.commands / "gh"
-    gh.write_text("#!/bin/sh\n")  # the rotation also calls gh
+    gh.write_text("#!/bin/sh\n")  # the rotation's workflow also calls gh
     gh.chmod(0o755)
 
     done = project.run(sandbox, name, "workflow_dispatch", *given, secrets=secrets)
@@ -163,11 +163,11 @@ def test_workflows_of_init(project: Project, sandbox: Sandbox, name: str) -> Non
     assert done.returncode == 0, readable(done.stdout)
     assert len([secret for secret in secrets_of(sandbox) if secret in done.stdout]) == 0
     assert sandbox.kis.counts("production").calls == 1
-    assert quotations(sandbox) == 1  # by the program, or by the rotation that verifies the new token
+    assert quotations(sandbox) == 1  # one price request: by the program, or by the rotation that verifies the new token
 
 
 def test_async_program(tmp_path: Path, sandbox: Sandbox) -> None:
-    """Concurrent quotations share one issue. After KIS has ended the first token, they get a new token."""
+    """Concurrent quotations share one issue. After KIS has ended the token, the program gets a new token."""
     for issues in (1, 2):
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / "watch_async.py"), "005930", "000660", "035420"],
@@ -322,7 +322,7 @@ def test_laptop(tmp_path: Path, sandbox: Sandbox) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
-    """The example of a test passes in a folder with the tested program."""
+    """The example of a user's test passes in a folder with the tested program."""
     for name in ("test_bot.py", "quote.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
 
@@ -340,7 +340,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
 
 
 def used_by_tests() -> set[str]:
-    """Return all texts in this file's source, among them the names of the used examples."""
+    """Return all texts in this module's source, among them the names of the used examples."""
     constants = (node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Constant))
     return {node.value for node in constants if isinstance(node.value, str)}
 

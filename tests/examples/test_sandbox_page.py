@@ -44,7 +44,7 @@ def run(folder: Path, *command: str) -> None:
 
 
 def test_snippets_are_found() -> None:
-    """The page has snippets of each kind. The only other block is the installation."""
+    """docs/sandbox.md has tests, programs and commands. The only other block is the installation."""
     assert min(len(TESTS), len(SCRIPTS), len(COMMANDS)) >= 2
     others = [code for language, code in SNIPPETS if language not in ("python", "sh")]
     assert others == ["pip install 'kis-token[sandbox]'\n"]

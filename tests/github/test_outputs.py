@@ -87,7 +87,7 @@ def test_found_values_are_masked_before_they_are_judged() -> None:
 
 
 def test_only_a_claim_in_the_form_of_a_token_is_masked() -> None:
-    """A claim of a few characters or of several words is not masked: it would blank such words in the log."""
+    """A claim of a few characters or of several words is not masked: its mask would blank usual words in the log."""
     for claim in ("1", "a sentence that the log is full of"):
         jwt = make_token(claim, now=NOON)
         workflow = published(replace(resolution_of(), token=jwt))

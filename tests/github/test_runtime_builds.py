@@ -149,7 +149,7 @@ fcntl.flock = refuse
 
 
 def test_without_locks_another_job_s_runtime_is_not_moved(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If another job has finished the same runtime during this build, its runtime stays, because that job uses it."""
+    """If another job finishes the same runtime during this build, the other job's runtime stays: it is in use."""
 
     def write_and_lose(folder: Path) -> None:
         write_manifest(folder)

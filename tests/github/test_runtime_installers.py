@@ -181,7 +181,7 @@ def test_installers_temporary_files_are_private(machine: Machine) -> None:
     ],
 )
 def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine, variable: str, mode: int) -> None:
-    """If other users can change uv's cache, uv runs without it, because uv does not check hashes of cached files."""
+    """If other users can change uv's cache, uv runs without a cache, because uv does not check cached files."""
     machine.put("uv")
     folder = machine.folder / "cache"
     folder.mkdir()

@@ -93,7 +93,7 @@ def test_folder_of_a_run_that_was_killed_is_removed_by_a_later_one(machine: Mach
 
 
 def test_open_temporary_folder_is_passed_by(machine: Machine) -> None:
-    """If TMPDIR is open to all users and not sticky, it is skipped, and the system's temporary folder is used."""
+    """If TMPDIR is open to all users and not sticky, the system's temporary folder is used in its place."""
     machine.put("uv")
     env = open_home(machine)
     (machine.folder / "tmp").chmod(0o777)
@@ -122,7 +122,7 @@ def test_without_a_place_each_folder_is_named_with_its_fault(machine: Machine) -
 
 
 def test_without_a_variable_the_error_says_so(machine: Machine) -> None:
-    """If no variable names a folder, the error names the missing variables."""
+    """If no environment variable names a folder, the error reports that no variable names one."""
     with pytest.raises(EnvironmentFault, match="no variable names one"):
         ensure_runtime(machine.folder / "requirements.txt", {}, time.monotonic() + 90)
 

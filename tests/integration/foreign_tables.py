@@ -1,4 +1,4 @@
-"""Tables that other programs have made, and the files of sql/ on them."""
+"""Tables that other programs have made, and functions that run the files of sql/ on such tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY, SECRET, DEVELOPMENT_KEY = (
     "c2VjcmV0+/=",
     "PVz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3",
 )
-#: The columns of the guide's table. A test replaces some of them.
+#: The columns of the table in the guide. A test replaces some of the columns.
 COLUMNS = {
     "id": "bigserial primary key",
     "service_name": "text not null",
@@ -94,7 +94,7 @@ def refusal(database: Database) -> str:
 
 
 def values(database: Database) -> dict[tuple[str, str], Any]:
-    """The stored values by service and type."""
+    """Return the stored values by service and type."""
     rows = database.owner.execute("select service_name, credential_type, credential_value from api_credentials")
     return {(row["service_name"], row["credential_type"]): row["credential_value"] for row in rows}
 

@@ -40,7 +40,7 @@ CREATE INDEX idx_api_cred_expires
     ON api_credentials(expires_at);
 """
 
-#: Rows as real tables have them: naive times, nulls in place of the guide's defaults, broken JSON, other services.
+#: Rows of real tables: times without an offset, null in place of a default, broken JSON, and other services.
 GUIDE_ROWS = """
 insert into api_credentials
     (service_name, credential_type, credential_value, expires_at, is_active, environment, updated_at, created_at)
@@ -78,7 +78,7 @@ def connect(dsn: str) -> Connection:
 
 
 def shape_of(dsn: str) -> dict[str, list[str]]:
-    """Return all objects of the schema public, without privileges."""
+    """Return all objects of the schema public, but not their privileges."""
     with connect(dsn) as connection:
         return {
             name: sorted(str(tuple(row.values())) for row in connection.execute(query))
@@ -97,7 +97,7 @@ def legacy_project(postgres: EmbeddedPostgres) -> str:
 
 
 def guides_project(postgres: EmbeddedPostgres) -> str:
-    """A project with the guide's table, filled."""
+    """A project in which the guide's table has rows."""
     owner = empty_project(postgres)
     with connect(owner) as connection:
         connection.execute(GUIDE)
@@ -107,7 +107,7 @@ def guides_project(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture(scope="module")
 def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 - this fixture starts processes
-    """A plain PostgreSQL: of Supabase's set-up it has only the three roles, without attributes."""
+    """A plain PostgreSQL server. It has Supabase's three roles without attributes, and nothing else of Supabase."""
     with EmbeddedPostgres(max_connections=10) as server:
         with psycopg.connect(server.dsn) as connection:
             connection.execute("create role anon; create role authenticated; create role service_role")
@@ -118,7 +118,7 @@ def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 
 def test_migrations_lead_to_one_shape(
     postgres: EmbeddedPostgres, database: Database, make_project: Callable[[EmbeddedPostgres], str]
 ) -> None:
-    """On each kind of project, two runs of the files lead to the same tables and functions."""
+    """On each kind of project, two runs of the files of sql/ lead to the same tables and functions."""
     owner = make_project(postgres)
 
     apply_migrations(owner, migrations_folder())
@@ -129,7 +129,7 @@ def test_migrations_lead_to_one_shape(
 
 
 def test_migrations_run_on_a_plain_postgresql(plain: EmbeddedPostgres, database: Database) -> None:
-    """The files run on a PostgreSQL that only has the three roles, and lead to the same shape."""
+    """On a PostgreSQL that has only the three roles, the files of sql/ lead to the same tables and functions."""
     dsn = plain.create_database()
 
     apply_migrations(dsn, migrations_folder())
@@ -165,9 +165,9 @@ def test_migrations_need_no_superuser(database: Database) -> None:
 
 
 def test_stored_rows_only_get_a_version(postgres: EmbeddedPostgres) -> None:
-    """On the guide's table no stored value changes.
+    """If the files run on the guide's table, no stored value changes.
 
-    Each row gets its own version. A second run keeps these versions.
+    Each row gets a version, which a second run keeps.
     """
     owner = guides_project(postgres)
     query = "select to_jsonb(c) as row from api_credentials c order by id"
@@ -275,7 +275,7 @@ def unique_indexes(database: Database) -> list[str]:
 
 
 def test_table_that_lacks_the_constraint_gets_it(postgres: EmbeddedPostgres) -> None:
-    """If a table lacks the unique constraint, the files add one unique index, which all writes need.
+    """If a table lacks the unique constraint, the files add one unique index, because all writes need it.
 
     The guide's table keeps its own constraint.
     """
@@ -291,7 +291,7 @@ def test_table_that_lacks_the_constraint_gets_it(postgres: EmbeddedPostgres) -> 
 
 
 def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> None:
-    """If a credential has two rows, the migration names it and stops without a change: the owner decides."""
+    """If a credential has two rows, the migration stops without a change and names the credential."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(UNCONSTRAINED.encode())
@@ -324,10 +324,7 @@ def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> 
     ],
 )
 def test_version_follows_what_matters(database: Database, change: str, matters: bool) -> None:  # noqa: FBT001 - a table
-    """The columns version and updated_at change only with value, expires_at or is_active.
-
-    Values that a client sends are ignored.
-    """
+    """The columns version and updated_at change only with value, expires_at or is_active, whatever a client sends."""
     database.put_token(make_token())
     before = database.row()
 
@@ -339,7 +336,7 @@ def test_version_follows_what_matters(database: Database, change: str, matters: 
 
 
 def test_clients_do_not_choose_version_and_time(database: Database) -> None:
-    """If an insert or an update sends a version or a time, the database ignores both and sets its own."""
+    """If a client sends a version or an updated_at, the database ignores the sent value and sets its own value."""
     database.service.execute(
         "insert into api_credentials (service_name, credential_type, credential_value, version, updated_at)"
         " values ('kis', 'access_token', '{}', 1, '2001-01-01')"

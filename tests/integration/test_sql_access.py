@@ -31,7 +31,7 @@ PUBLIC_FUNCTIONS = {
     "credential_schema_version",
     "credential_callers_status",
 }
-#: The functions that check an ID token themselves. A caller with the public key may call only these functions.
+#: The functions that check an ID token. A caller with the public key may call no other functions.
 KEYLESS_FUNCTIONS = {"keyless_read", "keyless_begin", "keyless_commit", "keyless_abort"}
 READER = "kis_token_reader"
 #: The columns that a read-only key may read in the rows of tokens.
@@ -59,14 +59,14 @@ from pg_proc where pronamespace = 'public'::regnamespace order by 1
 
 @pytest.fixture
 def superuser(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection[Any]]:
-    """A superuser's connection, which may change the roles of the whole server."""
+    """A superuser's connection, which may change roles of the whole server."""
     with psycopg.connect(postgres.create_database(), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["today", "legacy"])
 def project(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A migrated project: one with the default privileges of new projects, one with those of older projects."""
+    """Two migrated projects: one with the default privileges of new projects, one with those of older projects."""
     project = prepare_database(postgres.create_database(), legacy_grants=request.param)
     apply_migrations(project.owner, migrations_folder())
     with Database(project) as database:
@@ -80,7 +80,7 @@ def may(database: Database, role: str, kind: str, name: str, right: str) -> bool
 
 
 def everything(database: Database) -> list[tuple[str, str, str]]:
-    """Return each possible privilege on the objects of the migrations, as kind, name and right."""
+    """Return each possible privilege on the migrations' objects, as a tuple of kind, name and right."""
     tables = [row["name"] for row in database.owner.execute(_TABLES)]
     sequences = [row["name"] for row in database.owner.execute(_SEQUENCES)]
     functions = [row["signature"] for row in database.owner.execute(_FUNCTIONS)]
@@ -118,7 +118,7 @@ def attempts(database: Database, *, besides: Collection[str] = ()) -> list[sql.C
 
 
 def was_refused(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.Composed) -> bool:
-    """Whether the statement failed because the role lacks a privilege. Any other result, or other error, is False."""
+    """Whether the statement failed because the role lacks a privilege; False also for any other error."""
     try:
         connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege:
@@ -213,7 +213,7 @@ def test_only_the_owner_writes_callers_and_keys(project: Database, table: str, r
 
 
 def test_row_level_security_is_on_everywhere(project: Database) -> None:
-    """Each table has row level security, so an accidental grant shows no row."""
+    """Each table has row level security, so that a role with an accidental grant sees no row."""
     assert {row["name"]: row["relrowsecurity"] for row in project.owner.execute(_TABLES)} == {
         "api_credentials": True,
         "credential_attempts": True,
@@ -235,7 +235,7 @@ def test_an_accidental_grant_shows_nothing(project: Database) -> None:
 
 
 def test_functions_find_nothing_by_search_path(project: Database) -> None:
-    """Every function has a fixed search_path, so a caller cannot replace its tables, operators and types.
+    """Every function has a fixed search_path, so that no caller can replace a table, an operator or a type.
 
     With an empty search_path, PostgreSQL would look for types in the caller's temporary schema first.
     """
@@ -247,7 +247,7 @@ def test_functions_find_nothing_by_search_path(project: Database) -> None:
 
 @pytest.mark.parametrize("kind", ["text", "jsonb", "bytea", "timestamptz"])
 def test_types_of_the_caller_are_not_used(project: Database, kind: str) -> None:
-    """A caller's temporary type with a built-in name is not used. Its check would run with the owner's rights."""
+    """A function never uses a caller's temporary type, because the type's check would run with the owner's rights."""
     spy = sql.SQL("""
         create function pg_temp.spy(pg_catalog.{kind}) returns pg_catalog.bool language plpgsql as $$
         begin raise exception 'the check runs as %', current_user using errcode = 'KTSPY'; end $$;
@@ -311,7 +311,7 @@ def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database
 
 
 def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -> None:
-    """The reader's only privilege is to select the columns that a client needs to use a token."""
+    """The only privilege of a read-only key is to select the columns that a client needs to use a token."""
     held = {what for what in everything(project) if may(project, READER, *what)}
     columns = project.owner.execute(
         "select column_name from information_schema.column_privileges"
@@ -324,7 +324,7 @@ def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -
 
 
 def test_reader_sees_active_tokens_alone(project: Database) -> None:
-    """A reader sees only active tokens: no app key, no app secret, no inactive token."""
+    """A read-only key sees only active tokens: no app key, no app secret, no inactive token."""
     project.clear()
     project.put_keys()
     project.put_token(make_token())
@@ -337,7 +337,7 @@ def test_reader_sees_active_tokens_alone(project: Database) -> None:
 
 
 def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
-    """A reader's writes, calls, and reads of other columns raise 42501."""
+    """With a read-only key, every write, every call, and every read of another column raises 42501."""
     with project.connect_as(READER) as connection:
         allowed = [statement.as_string() for statement in attempts(project) if not was_refused(connection, statement)]
         assert was_refused(connection, sql.SQL("select {} from api_credentials").format(sql.Identifier("id")))
@@ -346,7 +346,7 @@ def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
 
 
 def test_policy_for_everybody_opens_no_key_to_the_reader(project: Database) -> None:
-    """If a policy of the project lets all roles read, a reader still sees no app key, and anon sees no row."""
+    """If a project's own policy lets all roles read, a read-only key still sees no app key, and anon sees no row."""
     project.clear()
     project.put_keys()
     project.put_token(make_token())
@@ -363,7 +363,7 @@ def test_policy_for_everybody_opens_no_key_to_the_reader(project: Database) -> N
 
 
 def test_readers_that_were_ended_stay_ended(make_database: Callable[[], Database]) -> None:
-    """If the owner revokes the reader's role from the API, no read-only key works, also after another run of sql/."""
+    """If the owner revokes kis_token_reader from the API, no read-only key works, even after the files run again."""
     project = make_database()
     project.owner.execute("revoke kis_token_reader from authenticator")
     try:
@@ -377,7 +377,7 @@ def test_readers_that_were_ended_stay_ended(make_database: Callable[[], Database
 def test_an_owner_without_the_right_to_create_roles_has_no_reader(
     postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]
 ) -> None:
-    """If the owner may not create roles, the files run without the reader's role, and a warning names the role."""
+    """If the owner may not create roles, the files run without kis_token_reader, and a warning names this role."""
     project = prepare_database(postgres.create_database())
     warnings: list[str] = []
     superuser.execute("alter role kis_token_reader rename to kis_token_reader_elsewhere")

@@ -1,4 +1,4 @@
-"""commit_issuance: the columns of row and lease, and SQLSTATEs. tests/store/test_commit.py tests its behaviour."""
+"""commit_issuance: the columns of row and lease, and SQLSTATEs. tests/store/test_commit.py tests what a caller sees."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_commit_is_written_into_the_lease(database: Database) -> None:
     ("service", "environment"), [("kis", "production"), ("kis-paper", "paper"), ("kis-second", "production")]
 )
 def test_a_new_row_has_its_environment(database: Database, service: str, environment: str) -> None:
-    """If the slot has no app_key row, the token's environment is paper in kis-paper, and production elsewhere."""
+    """If the slot has no app_key row, the token's environment is paper in the slot kis-paper, else production."""
     issue_by_functions(database, make_token(), service=service)
 
     assert database.row(service)["environment"] == environment
@@ -126,7 +126,7 @@ def test_a_commit_beside_a_newer_token_ends_the_lease(database: Database, caller
 
 @pytest.mark.parametrize("late", [50, 3600])
 def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, caller: Caller, late: float) -> None:
-    """After a commit within the lease or after its end, not_before is exactly 61 s later."""
+    """A commit sets not_before to exactly 61 s later, both during the lease and after the end of the lease."""
     database.age(late)
 
     answer = caller.commit(make_token())
@@ -139,7 +139,7 @@ def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, call
 def test_a_repeated_token_sets_the_time_of_the_next_grant(
     database: Database, *, sealed: bool, rejected: bool, age: timedelta
 ) -> None:
-    """not_before is 61 s after the commit. For a rejected token it is 6 h after the token's issue, if that is later.
+    """not_before is 61 s after the commit. For a rejected token, not_before is at least 6 h after the token's issue.
 
     The lease names the token and the unchanged version of its row.
     """
@@ -189,7 +189,10 @@ def test_a_repeated_token_sets_the_time_of_the_next_grant(
     ids=str,
 )
 def test_invalid_arguments_are_refused(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """An invalid or expired token raises 22023. Nothing is stored, and the holder can still commit a valid token."""
+    """A commit of an invalid or expired token raises 22023 and stores nothing.
+
+    The holder can still commit a valid token.
+    """
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         caller.commit(make_token(), **change)
     assert database.row() == {}

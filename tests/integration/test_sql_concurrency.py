@@ -1,4 +1,4 @@
-"""Concurrent callers: the lease is granted to exactly one of them."""
+"""The lease is granted to exactly one of several concurrent callers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of other programs: the files of sql/ correct a difference if no value changes. A check finds later changes."""
+"""The files of sql/ correct a table of another program if no value changes. check_setup() reports later changes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ MENDED = {
 
 @pytest.mark.parametrize("case", MENDED)
 def test_a_difference_that_loses_nothing_is_corrected(bare: Database, case: str) -> None:
-    """The files run twice and change no stored value, and a token can be stored afterwards."""
+    """Two runs of the files change no stored value, and after the runs a token can be stored."""
     database = prepare(bare, *MENDED[case])
     migrate(database)
     migrate(database)

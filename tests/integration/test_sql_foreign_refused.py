@@ -123,7 +123,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) -> None:
-    """The first file stops and lists every difference. After the owner has run the listed statements, the files run."""
+    """The first file stops and lists every difference. If the owner runs the listed statements, the files succeed."""
     statements, said = REFUSED[case]
     database = prepare(bare, *statements)
     message = refusal(database)
@@ -138,7 +138,7 @@ def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) 
 
 
 def test_text_becomes_the_time_that_it_means(bare: Database) -> None:
-    """The statement reads a time without an offset as Korea time, uses a given offset, and turns blanks into null."""
+    """The statement for a text column reads times without an offset as Korea time, and turns blanks into null."""
     ends = {
         "2026-02-01T23:15:47": "2026-02-01T14:15:47+00:00",
         "2026-02-01 23:15": "2026-02-01T14:15:00+00:00",
@@ -175,7 +175,7 @@ def environments(*names: str | None) -> list[str]:
 
 @pytest.mark.parametrize("other", ["development", "paper", "dev", "vts"])
 def test_production_and_development_under_one_service(bare: Database, other: str) -> None:
-    """The message names both environments. Its statement moves the test environment to kis-paper and loses no row."""
+    """If a service has two environments, the message names both. Its statement moves the second to kis-paper."""
     database = prepare(bare, *environments("production", other))
     message = refusal(database)
     assert f"one row is for the environment production, one for {other}" in message
@@ -194,7 +194,7 @@ def test_production_and_development_under_one_service(bare: Database, other: str
 
 
 def test_more_environments_than_two(bare: Database) -> None:
-    """Each environment besides production gets its own slot, under a name that is not in use."""
+    """If a service has more environments, each one except production gets its own slot with an unused name."""
     statements = environments("production", "development", "Test 1", None)
     taken = (
         "insert into api_credentials (service_name, credential_type, credential_value) values ('kis-paper', 'x', 'y')"
@@ -209,7 +209,10 @@ def test_more_environments_than_two(bare: Database) -> None:
 
 
 def test_another_product_s_table(bare: Database) -> None:
-    """If api_credentials is another product's table, the files do not change it. The message's statement renames it."""
+    """If api_credentials is another product's table, the files do not change the table.
+
+    The message has its renaming.
+    """
     ddl = "create table api_credentials (id uuid primary key, provider text not null, token jsonb)"
     database = prepare(bare, ddl)
     message = refusal(database)

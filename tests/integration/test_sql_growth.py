@@ -1,4 +1,4 @@
-"""A long log costs no more than a short log: no call reads the whole log, and pruning delays no caller."""
+"""With a long log, calls are as fast as with a short log: no call reads the whole log, and pruning delays no caller."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def long_log(postgres: EmbeddedPostgres, statistics: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module", params=["statistics", "no-statistics"])
 def read_only(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A project with a long log: one with statistics, and one without statistics, as right after a restore."""
+    """Two projects with a long log: one with statistics, and one without statistics, as right after a restore."""
     with long_log(postgres, request.param) as database:
         yield database
 
@@ -92,7 +92,7 @@ def arguments_of_begin(**changes: object) -> dict[str, object]:
 
 
 def test_a_lease_reads_nothing_of_the_log(grown: Database) -> None:
-    """Begin, commit and abort add events to the log and read no row of it."""
+    """Begin, commit and abort add events to the log, but read no row of the log."""
     token = make_token()
     begin, begun = rows_read(grown.service, "begin_issuance", **arguments_of_begin())
     lease = {"service": "kis", "holder": "00000000-0000-0000-0000-000000000001", "fence": begun["fence"]}
@@ -106,9 +106,9 @@ def test_a_lease_reads_nothing_of_the_log(grown: Database) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "force_generic_plan"])
 def test_a_status_reads_only_the_returned_events(read_only: Database, mode: str) -> None:
-    """A status reads only the rows that it returns: for all slots, a busy, a quiet and an empty slot.
+    """issuance_status reads only the events that it returns: for all slots, a busy, a quiet and an empty slot.
 
-    A status reads no more rows if the session uses one generic plan for all calls.
+    issuance_status reads no more events if the session uses one generic plan for all calls.
     """
     read_only.service.execute(f"set plan_cache_mode = {mode}")
 
@@ -119,7 +119,7 @@ def test_a_status_reads_only_the_returned_events(read_only: Database, mode: str)
 
 
 def test_a_pruning_without_work_reads_nothing(database: Database) -> None:
-    """If no event is old enough, pruning reads at most two rows of a log with statistics."""
+    """If no event is old enough, pruning reads at most two rows of a long log."""
     fill(database)
     database.owner.execute("analyze public.credential_issuances")
 

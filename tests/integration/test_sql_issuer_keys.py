@@ -1,4 +1,4 @@
-"""The keys of issuers: keys that can be stored, and tokens whose key is not stored."""
+"""Keys of ID token issuers: keys that can be stored, and ID tokens whose key is not stored."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def test_key_that_is_not_stored(database: Database, github: GitHubIssuer) -> None:
-    """An unknown key of a known issuer raises KTA07, an unknown issuer KTA01.
+    """An unknown key of a known issuer raises KTA07, and an unknown issuer raises KTA01.
 
-    The hint names the command that stores keys.
+    The hint of both errors names the command ``kis-token trust``, which stores keys.
     """
     token = github.id_token("https://example.supabase.co")
     stranger = refusal(claims_of, database, token)
@@ -40,7 +40,7 @@ def test_key_that_is_not_stored(database: Database, github: GitHubIssuer) -> Non
 
 
 def test_nothing_of_an_unsigned_token_is_shown(database: Database, github: GitHubIssuer) -> None:
-    """Before the signature is verified, no error quotes any part of a token."""
+    """Before the signature of an ID token is verified, no error quotes a claim or a malformed kid."""
     store_issuer_keys(database.owner, github)
     mark = "q7x9w2mark"
     for key, kid in (
@@ -72,7 +72,7 @@ def test_nothing_of_an_unsigned_token_is_shown(database: Database, github: GitHu
     ],
 )
 def test_keys_that_cannot_be_stored(database: Database, column: str, value: object) -> None:
-    """A key cannot be stored if its modulus is even or not of 2048 to 4096 bits, or if its issuer is not GitHub's."""
+    """A key with an even modulus, with less than 2048 or more than 4096 bits, or of a foreign issuer is not stored."""
     row = {"issuer": "https://token.actions.githubusercontent.com", "kid": "k", "modulus": b"\xff" * 256} | {
         column: value
     }
@@ -85,7 +85,7 @@ def test_keys_that_cannot_be_stored(database: Database, column: str, value: obje
 
 
 def test_owner_calls_no_function_of_the_signature_over_the_api(database: Database) -> None:
-    """The internal functions that check an ID token cannot be called over the API, with any key."""
+    """No key of Supabase can call the internal functions that check an ID token."""
     with database.connect_as("anon") as connection:
         assert refusal(call, connection, "issuance_id_token_claims", id_token="x.y.z").code == "42501"
     assert refusal(call, database.service, "issuance_id_token_claims", id_token="x.y.z").code == "42501"

@@ -25,9 +25,9 @@ HEXADECIMAL = "0123456789abcdef"
     ],
 )
 def test_rows_of_each_access(database: Database, job: Job, access: str, types: set[str]) -> None:
-    """With access token, a read has the token and the rejected tokens.
+    """With the access ``token``, a read has the token and the rejected tokens.
 
-    With keys or issue, it also has the app key and secret.
+    With the access ``keys`` or ``issue``, a read also has the app key and the app secret.
     """
     token = make_token()
     database.put_token(token)
@@ -77,21 +77,24 @@ def test_read_names_the_issuer_s_stored_keys(database: Database, github: GitHubI
 
 
 def test_read_writes_nothing(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """A read works in a read-only transaction, because PostgREST opens one for each stable function."""
+    """keyless_read works in a read-only transaction, which PostgREST opens for every stable function."""
     with database.connect_as("anon") as connection:
         connection.execute("set default_transaction_read_only = on")
         assert Job(connection, github).read()["rows"] == job.read()["rows"]
 
 
 def test_slot_without_rows(job: Job, database: Database) -> None:
-    """If a slot has no rows, a read returns an empty list and raises no error."""
+    """If a slot has no rows, keyless_read returns an empty list and raises no error."""
     database.owner.execute("delete from public.api_credentials")
     assert job.read()["rows"] == []
 
 
 @pytest.mark.parametrize("access", ["token", "keys"])
 def test_low_access_cannot_issue(database: Database, job: Job, access: str) -> None:
-    """A job without the access issue cannot begin, commit or abort. The error has the UPDATE that grants the access."""
+    """A job without the access ``issue`` cannot begin, commit or abort.
+
+    The error has the UPDATE that grants ``issue``.
+    """
     database.owner.execute("update public.credential_callers set access = %s", (access,))
 
     assert [refusal(attempt).code for attempt in (job.begin, job.abort)] == ["KTA05"] * 2
@@ -142,7 +145,10 @@ def test_optional_arguments_arrive(database: Database, job: Job) -> None:
 
 
 def test_label_is_the_issuer_s_word(database: Database, job: Job) -> None:
-    """The label in the log has the repository, run and attempt from the claims. A caller cannot send a label."""
+    """A keyless job's label in the log has the repository, run and attempt of its claims.
+
+    The job cannot send a label.
+    """
     job.begin()
     assert database.lease()["holder_label"] == "acme/bot run 7000000001 attempt 1"
     with pytest.raises(psycopg.errors.UndefinedFunction):
@@ -160,7 +166,7 @@ def test_wrong_arguments_are_refused_as_with_a_key(job: Job) -> None:
 
 
 def test_begin_can_be_repeated(database: Database, job: Job) -> None:
-    """After a lost answer, a job begins again as the same holder, with the same ID token or a newer one of its run."""
+    """After a lost answer, a job can begin again as the same holder, with the same or a newer ID token of its run."""
     token = job.token()
     fences = {job.begin(token)["fence"], job.begin(token)["fence"], job.begin()["fence"]}
 
@@ -169,7 +175,7 @@ def test_begin_can_be_repeated(database: Database, job: Job) -> None:
 
 
 def test_holder_of_the_service_key_is_not_taken_over(database: Database, job: Job) -> None:
-    """A job that has the holder id of a caller with the service key cannot take over its lease."""
+    """If a job knows the holder id of a caller with the service key, the job cannot take over the caller's lease."""
     owner = Caller(database)
     owner.begin()
     job.holder, job.fence = owner.holder, owner.fence
@@ -199,7 +205,7 @@ def test_tokens_that_have_begun_are_forgotten_when_they_have_expired(database: D
 
 
 def test_files_can_be_run_again(database: Database, job: Job) -> None:
-    """Running the files again keeps keys and callers, and check_setup() finds nothing."""
+    """If the files of sql/ run again, keys and callers stay, and check_setup() finds no difference."""
     apply_migrations(database.project.owner, migrations_folder())
     assert job.read()["access"] == "issue"
     assert database.call("check_setup") == []

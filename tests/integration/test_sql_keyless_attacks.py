@@ -1,6 +1,6 @@
-"""The attacks on keyless callers, each with the SQLSTATE that ends it. docs/security.md has the same list.
+"""The attacks on keyless callers, each with the SQLSTATE that ends the attack. docs/security.md has the same list.
 
-These tests call the database in the role of the public key. tests/store/test_keyless_http.py attacks over HTTP.
+The tests call the database in the role of the public key. tests/store/test_keyless_http.py attacks over HTTP.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ TIMED: dict[str, tuple[dict[str, int], str]] = {
     "a token that is older than 330 s": ({"iat": -335, "exp": 300}, "KTA03"),
 }
 
-#: The claims that every token needs, and the SQLSTATE without the claim.
+#: The claims that an ID token needs, each with the SQLSTATE that is raised without the claim.
 NEEDED = {
     "iss": "KTA01",
     "aud": "KTA02",
@@ -101,7 +101,7 @@ NEEDED = {
 
 @pytest.fixture
 def job(database: Database, github: GitHubIssuer, anon: psycopg.Connection[tuple[Any, ...]]) -> Job:
-    """The only listed job. Its row sets every optional column."""
+    """The only listed job, by a row that sets every optional column."""
     database.put_keys()
     database.put_token(make_token())
     reusable = "acme/shared/.github/workflows/a.yml@refs/tags/v1"
@@ -119,28 +119,28 @@ def job(database: Database, github: GitHubIssuer, anon: psycopg.Connection[tuple
 
 
 def codes(job: Job, id_token: str) -> set[str | None]:
-    """The set of SQLSTATEs that the four functions raise for a token."""
+    """Return the set of SQLSTATEs that the four keyless functions raise for an ID token."""
     attempts = (job.read, job.begin, job.abort, lambda token: job.commit(make_token(), token))
     return {refusal(attempt, id_token).code for attempt in attempts}
 
 
 @pytest.mark.parametrize("attack", CLAIMED)
 def test_other_claims(job: Job, attack: str) -> None:
-    """If a token's claims are not the listed job's, all four functions refuse it, although GitHub has signed it."""
+    """If the claims of a token are not the listed job's, all four functions refuse the token that GitHub has signed."""
     changes, code = CLAIMED[attack]
     assert codes(job, job.token(**changes)) == {code}
 
 
 @pytest.mark.parametrize("attack", TIMED)
 def test_other_times(job: Job, attack: str) -> None:
-    """If a token is expired, not valid yet, too old or valid for too long, all four functions refuse it."""
+    """If an ID token is expired, not valid yet, too old or valid for too long, all four functions refuse the token."""
     times, code = TIMED[attack]
     now = int(time.time())
     assert codes(job, job.token(**{"nbf": None} | {name: now + by for name, by in times.items()})) == {code}
 
 
 def test_old_token_cannot_begin(job: Job) -> None:
-    """A token that is older than 120 s can read, but cannot begin."""
+    """A job with an ID token that is older than 120 s can read, but cannot begin."""
     now = int(time.time())
     token = job.token(iat=now - 125, exp=now + 175)
     assert job.read(token)["access"] == "issue"
@@ -149,21 +149,21 @@ def test_old_token_cannot_begin(job: Job) -> None:
 
 
 def test_clock_that_is_ahead(job: Job) -> None:
-    """A token from an issuer whose clock is 20 s ahead is accepted."""
+    """An ID token from an issuer whose clock is 20 s ahead is accepted."""
     now = int(time.time())
     assert job.read(job.token(iat=now + 20, exp=now + 320, nbf=now + 20))["access"] == "issue"
 
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_missing_claim(job: Job, name: str) -> None:
-    """A token is refused if a claim is missing, empty or an object."""
+    """An ID token is refused if a needed claim is missing, empty or an object."""
     values: tuple[object, ...] = (None, "", {})
     for value in values:
         assert codes(job, job.token(**{name: value})) == {NEEDED[name]}
 
 
 def test_null_claims(job: Job, github: GitHubIssuer) -> None:
-    """For each needed claim, null counts as missing."""
+    """If a needed claim of an ID token is null, the claim counts as missing."""
     usual = {"environment": "production", "job_workflow_ref": "acme/shared/.github/workflows/a.yml@refs/tags/v1"}
     for name, code in NEEDED.items():
         token = github.sign(github.claims(PROJECT, **usual) | {name: None})
@@ -173,7 +173,7 @@ def test_null_claims(job: Job, github: GitHubIssuer) -> None:
 
 
 def test_public_key_alone(job: Job) -> None:
-    """The public key alone gives no access: no ID token, an empty one, and GitHub's request token are refused."""
+    """The public key alone gives no access: an empty text, and GitHub's request token, are refused as ID tokens."""
     for nothing in ("", "null", "undefined", "x.y.z", base64.b64encode(b"request token").decode()):
         assert codes(job, nothing) == {"KTA01"}
 
@@ -223,7 +223,7 @@ def forged_tokens(github: GitHubIssuer, claims: dict[str, object]) -> dict[str, 
 
 
 def test_forged_tokens(job: Job, github: GitHubIssuer) -> None:
-    """If a token has the listed job's claims but no signature of GitHub's key, all four functions refuse it."""
+    """If a token has the listed job's claims but is not signed by GitHub's key, all four functions refuse the token."""
     claims = github.claims(
         PROJECT, environment="production", job_workflow_ref="acme/shared/.github/workflows/a.yml@refs/tags/v1"
     )
@@ -244,7 +244,10 @@ def test_key_of_another_issuer(database: Database, github: GitHubIssuer, job: Jo
 
 
 def test_id_token_in_an_address(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """An ID token in the address of a GET, which servers log, is refused. PostgREST names the method in a setting."""
+    """An ID token in the address of a GET, which servers log, is refused.
+
+    The functions read the HTTP method from a setting of PostgREST.
+    """
     with database.connect_as("anon") as connection:
         for method, code in (("GET", "KTA01"), ("HEAD", "KTA01"), ("POST", None)):
             connection.execute("select set_config('request.method', %s, false)", (method,))
@@ -253,7 +256,7 @@ def test_id_token_in_an_address(database: Database, github: GitHubIssuer, job: J
 
 
 def test_claims_that_are_too_long(job: Job) -> None:
-    """A claim of more than 512 characters is refused and written to no table. GitHub signs no such claim."""
+    """A claim of more than 512 characters, which GitHub does not sign, is refused and written to no table."""
     for name in ("jti", "ref", "run_id"):
         assert codes(job, job.token(**{name: "x" * 513})) == {"KTA04"}
     assert "jti" in refusal(job.begin, job.token(jti="x" * 3000)).message
@@ -270,7 +273,7 @@ def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
 
 
 def test_audience_of_another_row(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """If rows have different audiences, a token for one project URL does not fit a row for another URL."""
+    """If rows have different audiences, an ID token for one project URL does not fit a row with another URL."""
     list_caller(database.owner, github, "https://kis.acme.example", service_name="kis-second")
     assert refusal(job.read, job.token("https://kis.acme.example")).code == "KTA04"
     assert job.read(job.token("https://kis.acme.example"), service="kis-second")["access"] == "token"
@@ -285,14 +288,14 @@ def test_default_audience_while_the_list_is_empty(database: Database, job: Job) 
 
 
 def test_slot_that_the_job_is_not_listed_for(job: Job) -> None:
-    """A row is for one slot. In any other slot, existing or not, the same job cannot read or begin."""
+    """A job that is listed for one slot cannot read or begin in another slot, whether the other slot exists or not."""
     for service in ("kis-paper", "nothing-of-the-kind"):
         assert refusal(job.read, service=service).code == "KTA04"
         assert refusal(job.begin, service=service).code == "KTA04"
 
 
 def test_documented_attacks() -> None:
-    """docs/security.md names each attack of the two tables above, and each test that it names is there."""
+    """docs/security.md names each attack of CLAIMED and TIMED, and each test that docs/security.md names exists."""
     page = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
     section = page.split("## Keyless callers\n")[1].split("\n## ")[0]
     named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", section)

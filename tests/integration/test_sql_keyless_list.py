@@ -60,14 +60,17 @@ def test_insert_of_hostile_claims(database: Database, job: Job) -> None:
 
 
 def test_error_names_the_columns_that_differ(job: Job) -> None:
-    """If the repository is listed, the error names the columns that differ. For another repository it names none."""
+    """If the repository is listed, the error names the columns that differ.
+
+    For a repository that is not listed, the error names no columns.
+    """
     found = refusal(job.read, job.token(ref="refs/heads/next", event_name="pull_request"))
     assert "differs in: ref, events" in found.message
     assert "differs" not in refusal(job.read, job.token(repository_id="75")).message
 
 
 def test_highest_access_of_the_rows_that_fit(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """If several rows fit, the highest access counts. A row that differs has no effect."""
+    """If several rows fit a job, the highest access counts. A row that does not fit has no effect."""
     database.owner.execute("update public.credential_callers set access = 'token'")
     list_caller(database.owner, github, PROJECT, access="issue", environment="production")
 
@@ -76,7 +79,7 @@ def test_highest_access_of_the_rows_that_fit(database: Database, github: GitHubI
 
 
 def test_one_row_for_a_slot_a_repository_and_a_ref(database: Database, github: GitHubIssuer, job: Job) -> None:  # noqa: ARG001 - its row
-    """A job cannot have two rows for one slot. If the owner lowered one row's access, the other row would count."""
+    """A job cannot have two rows for one slot: if the owner lowered one row's access, the other row would count."""
     for change in ({"access": "token"}, {"events": ["push"]}, {"note": "again"}):
         assert refusal(list_caller, database.owner, github, PROJECT, **change).code == "23505"
     list_caller(database.owner, github, PROJECT, service_name="kis-second")
@@ -161,7 +164,10 @@ def test_rows_that_can_be_stored(database: Database, github: GitHubIssuer) -> No
 
 
 def test_workflow_and_reusable_workflow(database: Database, job: Job) -> None:
-    """A row can require a workflow's file and a reusable workflow. Both columns are compared as whole texts."""
+    """A row can require a workflow's file and a reusable workflow.
+
+    The columns workflow and job_workflow_ref are compared as whole texts.
+    """
     database.owner.execute(
         "update public.credential_callers set workflow = '.github/workflows/trade.yml',"
         " job_workflow_ref = 'acme/shared/.github/workflows/run.yml@refs/tags/v1'"
@@ -173,7 +179,7 @@ def test_workflow_and_reusable_workflow(database: Database, job: Job) -> None:
 
 
 def test_issuer_of_an_enterprise(database: Database, anon: psycopg.Connection[tuple[Any, ...]]) -> None:
-    """A token of GitHub Enterprise Server fits only rows with its own issuer."""
+    """An ID token of a GitHub Enterprise Server fits only rows with this server's issuer."""
     server = GitHubIssuer(issuer="https://github.acme.example/_services/token")
     server.publish(SigningKey.make("shared-kid"))
     trust(database, server)
@@ -187,7 +193,7 @@ def test_issuer_of_an_enterprise(database: Database, anon: psycopg.Connection[tu
 
 
 def test_rows_end_by_their_date(database: Database, job: Job) -> None:
-    """A row counts until valid_until."""
+    """A row of the list gives access until its valid_until."""
     database.owner.execute("update public.credential_callers set valid_until = now() + interval '1 minute'")
     assert job.read()["access"] == "issue"
     database.owner.execute("update public.credential_callers set valid_until = now()")
@@ -196,7 +202,7 @@ def test_rows_end_by_their_date(database: Database, job: Job) -> None:
 
 
 def test_job_that_is_taken_off_the_list(database: Database, job: Job) -> None:
-    """Deleting a row ends the job's access at once, also for an attempt that has begun."""
+    """If a row is deleted, the job's access ends at once, even during an attempt that has begun."""
     job.begin()
     database.owner.execute("delete from public.credential_callers")
     assert [refusal(attempt).code for attempt in (job.read, job.begin, job.abort)] == ["KTA04"] * 3

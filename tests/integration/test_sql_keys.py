@@ -50,7 +50,7 @@ def test_keys_replace_those_before_also_inactive_ones(database: Database) -> Non
 
 
 def test_end_of_the_keys_is_stored(database: Database) -> None:
-    """Both rows get the given end. If no end is given, both get null, so that no key has an earlier key's end."""
+    """Key and secret get the given end. Without an end, both get null, so that no key has an earlier key's end."""
     end = utc_now().replace(microsecond=0) + 300 * 24 * HOUR
     for given, kept in ((end, end), (None, None)):
         arguments = {} if given is None else {"expires_at": given}
@@ -60,7 +60,7 @@ def test_end_of_the_keys_is_stored(database: Database) -> None:
 
 
 def test_earlier_form_of_the_function_goes_away(make_database: Callable[[], Database]) -> None:
-    """The file drops set_app_key without expires_at: PostgREST could not choose between two functions of one name."""
+    """The file drops the set_app_key that lacks expires_at, because PostgREST could not choose between two forms."""
     database = make_database()
     arguments = "text, text, text, text, boolean"
     database.owner.execute(
@@ -83,7 +83,10 @@ def test_token_ends_with_its_key(database: Database) -> None:
 
 
 def test_lease_that_runs_stores_nothing_of_the_old_key(database: Database) -> None:
-    """If the key changes, the holder with the old key is fenced. A caller with the new key is granted a lease later."""
+    """If the key changes, the holder with the old key is fenced.
+
+    After 71 s, a caller with the new key is granted a lease.
+    """
     holder, successor = Caller(database), Caller(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
     assert holder.begin()["status"] == "granted"
 
@@ -106,7 +109,7 @@ def test_lease_continues_if_the_token_is_kept(database: Database) -> None:
 
 
 def test_old_key_is_free_for_another_slot(database: Database) -> None:
-    """After a slot's key has changed, another slot may use the old key, because no second slot has it."""
+    """After a slot's key has changed, another slot may use the old key, because only one slot has the old key."""
     issued = Caller(database)
     issued.begin()
     issued.commit(make_token())
@@ -149,7 +152,7 @@ def test_reseal_seals_a_value(database: Database) -> None:
 
 
 def test_inactive_row_is_sealed_and_stays_inactive(database: Database) -> None:
-    """An inactive row is sealed as well, and stays inactive."""
+    """reseal also seals an inactive row, and the row stays inactive."""
     version = database.put_token(make_token(), active=False)
     database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
     assert (database.row()["credential_value"], database.row()["is_active"]) == (SEALED, False)
@@ -168,7 +171,7 @@ def test_row_that_was_changed_meanwhile_is_left_alone(database: Database) -> Non
 
 
 def test_lease_knows_a_sealed_token(database: Database) -> None:
-    """A token that was just issued stays fresh after sealing: KIS would give the same token again."""
+    """A recently issued token stays fresh after it is sealed, because KIS would give the same token again."""
     token = make_token(left=HOUR, age=HOUR)
     issued = Caller(database)
     issued.begin()

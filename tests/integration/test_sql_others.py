@@ -40,7 +40,7 @@ def save(database: Database, token: Token, **changes: object) -> str:
 
 
 def test_an_abort_is_written_into_the_lease(database: Database, caller: Caller) -> None:
-    """The status is aborted. The lease has the error and no holder."""
+    """After an abort, the status is aborted, and the lease has the error code and no holder."""
     assert caller.abort("out-of-time", timedelta()) == "aborted"
 
     lease = database.lease()
@@ -77,7 +77,10 @@ def test_an_invalid_abort_is_refused(caller: Caller, change: dict[str, object]) 
 
 
 def test_save_answers_saved_or_kept(database: Database) -> None:
-    """The status shows whether the token was stored. The client does not return the status to its caller."""
+    """The status of save_token shows whether the token was stored.
+
+    The client does not return this status to its caller.
+    """
     stored = make_token(left=23 * HOUR)
     until = stored.expires_at
 
@@ -125,10 +128,7 @@ def revoke(database: Database, token: Token, **changes: object) -> str:
 
 
 def test_a_revoked_token_is_never_stored_again(database: Database) -> None:
-    """The row becomes inactive, begin names the token, and a commit of the token stores nothing.
-
-    A revocation can be repeated.
-    """
+    """A revocation makes the token's row inactive. Later, begin names the token, and a commit of it stores nothing."""
     token = make_token()
     issue_by_functions(database, token)
     assert revoke(database, token) == "revoked"
@@ -145,7 +145,7 @@ def test_a_revoked_token_is_never_stored_again(database: Database) -> None:
 
 
 def test_a_row_of_another_version_stays_active(database: Database) -> None:
-    """If the row has another version, it is not the revoked token: the row stays active, and the holder can commit."""
+    """If the row's version is not the revoked token's, the row stays active, and the holder of the lease can commit."""
     token = make_token()
     issue_by_functions(database, token)
     version = database.row()["version"]
@@ -173,7 +173,7 @@ def test_an_invalid_revocation_is_refused(database: Database, change: dict[str, 
 
 
 def test_status_has_all_but_the_holders(database: Database) -> None:
-    """A status has leases and events with labels, newest first. It has no holder id, no token and no app key."""
+    """A status has leases and events with labels, newest first. A status has no holder id, no token and no app key."""
     token = make_token()
     issue_by_functions(database, token)
     waiting = Caller(database, service="kis-paper", label="a laptop", app_key=type(APP_KEY)("PSother", "c2VjcmV0"))
@@ -255,7 +255,7 @@ def test_status_has_the_value_of_one_token(database: Database) -> None:
 
 
 def test_status_has_the_version_of_the_functions(database: Database) -> None:
-    """A status has the same version as credential_schema_version."""
+    """issuance_status returns the same schema version as credential_schema_version."""
     assert database.call("issuance_status")["schema_version"] == database.call("credential_schema_version")
 
 

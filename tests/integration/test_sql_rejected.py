@@ -40,7 +40,7 @@ def save(database: Database, token: Token, **changes: object) -> str:
 
 
 def remembered_row(database: Database) -> dict[str, Any]:
-    """Return the row rejected_tokens of the slot; empty if there is no such row."""
+    """Return the slot's row rejected_tokens, or an empty mapping if the slot has no such row."""
     rows = database.owner.execute(
         "select * from api_credentials where service_name = 'kis' and credential_type = 'rejected_tokens'"
     ).fetchall()
@@ -54,7 +54,7 @@ def remembered(database: Database) -> dict[str, datetime]:
 
 
 def named_by_begin(database: Database) -> set[str]:
-    """Return the rejected tokens that begin names."""
+    """Return the fingerprints of the rejected tokens that begin names."""
     return set(Caller(database).begin()["rejected_token_ids"])
 
 
@@ -130,7 +130,10 @@ def test_an_impossible_end_is_limited(
 
 
 def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: Database) -> None:
-    """If no row has the token's end, the token is remembered for 90 days. A second call keeps an end that is known."""
+    """If no row has the token's end, the token is remembered for 90 days.
+
+    If the token's end is known, a second revocation keeps this end.
+    """
     token, stored = make_token(), make_token(left=10 * HOUR)
     Caller(database).begin(rejected_token_id=token.token_id)
     assert 89 * DAY < remembered(database)[token.token_id] - utc_now() <= 90 * DAY
@@ -143,7 +146,7 @@ def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: 
 
 
 def test_an_expired_entry_is_forgotten(database: Database) -> None:
-    """A begin does not name an expired entry. The next write removes the entry."""
+    """begin_issuance does not name a rejected token that has expired. The next write removes its entry."""
     old, new = make_token(), make_token()
     ends = {old.token_id: f"{utc_now() - HOUR}"}
     database.put("rejected_tokens", json.dumps(ends))
@@ -157,10 +160,7 @@ def test_an_expired_entry_is_forgotten(database: Database) -> None:
     "value", ["", "{", "[]", "1", "null", '"text"', '{"a": 1}', '{"0123456789abcdef": "soon"}', "[" * 20000, SEALED]
 )
 def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str) -> None:
-    """If the row cannot be parsed, begin, commit and save treat it as empty.
-
-    The next rejected token replaces its value.
-    """
+    """If rejected_tokens cannot be parsed, the functions treat it as empty, and the next rejected token replaces it."""
     database.put("rejected_tokens", value)
     issue_by_functions(database, make_token())
     assert named_by_begin(database) == set()
@@ -185,7 +185,7 @@ def test_status_and_listings_do_not_show_the_row(database: Database) -> None:
 
 
 def test_the_reader_s_role_sees_which_tokens_are_rejected(database: Database) -> None:
-    """A read-only key can read the row, but no app key and no secret. anon and authenticated can read nothing."""
+    """A read-only key can read the row rejected_tokens, but no app key and no secret. Other roles of the API cannot."""
     database.put_keys()
     issue_by_functions(database, make_token())
     revoke(database, make_token(), version=0)
@@ -212,7 +212,7 @@ def old(postgres: EmbeddedPostgres) -> Iterator[Database]:
 
 
 def migrate(database: Database) -> None:
-    """Run the current files twice."""
+    """Run the current files of sql/ twice."""
     for _ in range(2):
         apply_migrations(database.project.owner, migrations_folder())
 
@@ -233,7 +233,10 @@ def test_the_rejected_token_of_a_lease_is_carried_over(old: Database) -> None:
 
 
 def test_a_current_lease_continues(old: Database) -> None:
-    """A holder that began with the old functions commits with the new functions. Until then, other callers wait."""
+    """A holder that began with the old functions commits with the new functions.
+
+    While the holder has not committed, other callers get the status busy.
+    """
     holder, token = Caller(old), make_token()
     assert holder.begin()["status"] == "granted"
     migrate(old)
@@ -244,7 +247,7 @@ def test_a_current_lease_continues(old: Database) -> None:
 
 
 def test_a_waiting_call_survives_the_update(old: Database) -> None:
-    """If a begin of version 1.0.0 waits for a lock while the files run, the begin is then granted the lease."""
+    """If a begin of version 1.0.0 waits for a lock while the files run, it is granted the lease after the lock."""
     holder, rejected, token = Caller(old), make_token(), make_token()
     with psycopg.connect(old.project.owner) as blocker, ThreadPoolExecutor(1) as threads:
         blocker.execute("select pg_advisory_xact_lock(hashtextextended('kis-token:' || %s, 0))", (APP_KEY.key_id,))

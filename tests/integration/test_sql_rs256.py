@@ -41,7 +41,7 @@ def is_signed(database: Database, signature: bytes, modulus: bytes, message: byt
 def test_published_vectors(database: Database) -> None:
     """For NIST's vectors, the function gives the published result.
 
-    It refuses other digests, and moduli under 2048 bits.
+    It accepts only SHA-256, and moduli from 2048 bits on.
     """
     judged = []
     for vector in VECTORS["vectors"]:
@@ -100,7 +100,7 @@ def forged_blocks(size: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("bits", first_of(1, [2048, 3072, 4096]))
 def test_forged_blocks(database: Database, github: GitHubIssuer, bits: int) -> None:
-    """A signature by the right key is accepted only if its block equals the expected block as a whole."""
+    """A signature by the right key is accepted only if its block is equal to the whole expected block."""
     key = github.keys[-1] if bits == 2048 else SigningKey.make(bits=bits)
     size = bits // 8
 
@@ -134,7 +134,7 @@ def test_signatures_that_are_no_number_below_the_modulus(database: Database, key
 
 
 def test_moduli_that_are_too_short_or_too_long(database: Database) -> None:
-    """The function refuses a modulus under 2048 or over 4096 bits, and null, without a look at the table of keys."""
+    """Whatever keys are stored, the function refuses a modulus under 2048 or over 4096 bits, and null."""
     small = SigningKey.make(bits=1024)
 
     assert not is_signed(database, sign_block(small.private, block_of(MESSAGE, 128)), small.modulus)
@@ -152,10 +152,7 @@ def flipped(data: bytes, place: int, bit: int) -> bytes:
 
 
 def test_one_flipped_bit_in_each_byte_of_a_signature(database: Database, key: SigningKey) -> None:
-    """If one bit of a signature is wrong, in any byte, it is refused.
-
-    If one bit of the modulus is wrong, it is refused.
-    """
+    """A signature is refused if one bit of the signature, in any byte, or one bit of the modulus is wrong."""
     good = sign_block(key.private, block_of(MESSAGE, len(key.modulus)))
     rows = database.owner.execute(
         "select count(*) filter (where public.issuance_is_rs256(%(message)s, s, %(n)s)) as taken, count(*)"
@@ -191,7 +188,7 @@ def test_one_flipped_bit_in_each_byte_of_a_token(database: Database, github: Git
 
 
 def test_encodings_of_one_token(database: Database, github: GitHubIssuer) -> None:
-    """A token has exactly one text. Other encodings of the same bytes, blanks and padding are refused."""
+    """An ID token has exactly one text. Other encodings of its bytes, added blanks and padding are refused."""
     store_issuer_keys(database.owner, github)
     token = github.id_token("https://example.supabase.co")
     head, body, signature = token.split(".")
@@ -269,7 +266,8 @@ def test_headers_that_name_another_way_to_sign(database: Database, github: GitHu
 def test_numbers_in_place_of_texts_stay_small(database: Database, key: SigningKey, github: GitHubIssuer) -> None:
     """A list of numbers such as 1e99999 in a header is never turned into text, so a forged token costs little memory.
 
-    As text, each list has 145 million characters. The function would need seconds and a gigabyte of memory.
+    As text, each list of the test would have 145 million characters. To make this text, the function would need seconds
+    and a gigabyte of memory.
     """
     store_issuer_keys(database.owner, github)
     numbers = ",".join(["1e99999"] * 1450)

@@ -1,4 +1,4 @@
-"""The kind of table that api_credentials must be, and a project's own functions with the names of this project's."""
+"""The kind of table that api_credentials must be, and a user's own functions that have the names of our functions."""
 
 from __future__ import annotations
 
@@ -72,10 +72,7 @@ create foreign table public.api_credentials ({_COLUMNS.replace("bigserial", "big
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str) -> None:
-    """If the table is of another kind, the first file stops without a change.
-
-    The error names the kind and the remedy.
-    """
+    """If api_credentials is not an ordinary table, the first file stops without a change, and names kind and remedy."""
     statement, said = OTHER_KINDS[kind]
     dsn = postgres.create_database()
     project = prepare_database(dsn)
@@ -142,7 +139,7 @@ def test_the_remedy_of_the_hint_works(postgres: EmbeddedPostgres) -> None:
 def test_check_reports_a_table_that_became_of_another_kind(
     make_database: Callable[[], Database], change: str, said: str
 ) -> None:
-    """If the table is changed to a kind that the first file refuses, check_setup() reports the kind."""
+    """If a migrated table is changed to a kind that the first file refuses, check_setup() reports the kind."""
     database = make_database()
     database.owner.execute(sql.SQL(change))
 
@@ -151,7 +148,7 @@ def test_check_reports_a_table_that_became_of_another_kind(
         apply_migrations(database.project.owner, migrations_folder())
 
 
-#: A project's own functions, which have the names of this project's functions.
+#: A user's own functions, which have the names of our functions.
 THEIR_OWN = (
     "public.save_token(text)",
     "public.issuance_report(text)",
@@ -162,7 +159,7 @@ THEIR_OWN = (
 
 
 def test_functions_of_a_project_s_own_are_left_alone(postgres: EmbeddedPostgres) -> None:
-    """The files change no rights on a project's own functions, and check_setup() does not report them."""
+    """The files change no rights on a user's own functions, and check_setup() does not report these functions."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
         for each in THEIR_OWN:

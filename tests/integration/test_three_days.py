@@ -25,7 +25,7 @@ PAUSE, SHORT = timedelta(minutes=30), timedelta(minutes=10)
 
 
 def at(day: int, clock: str) -> datetime:
-    """Return a time of day in Korea. The bot starts on day 1."""
+    """Return the time ``clock`` in Korea on a day. The bot starts on day 1."""
     return datetime.fromisoformat(f"{BEGIN:%Y-%m}-{BEGIN.day + day - 1:02}T{clock}+09:00")
 
 
@@ -42,7 +42,7 @@ class Days:
             # A rotation. The new token ends the bot's old token, and the bot finds the new token in the store.
             at(2, "06:13"): self.rotate,
             at(2, "06:43"): self.rotate,
-            # An outage during the Korean session. During the outage, the bot is restarted.
+            # An outage during the Korean session. The bot restarts during the outage.
             at(2, "09:05"): environment.supabase.stop,
             at(2, "11:05"): self.restart,
             at(2, "15:05"): environment.supabase.start,
@@ -70,12 +70,12 @@ class Days:
         self.rotations.append(self.environment.rotate().refreshed)
 
     def restart(self) -> None:
-        """End the bot's process, and start another on the same machine."""
+        """Close the bot's client, and start a new client on the same machine."""
         self.bot.close()
         self.bot = self.environment.client()
 
     def expire(self) -> None:
-        """Let KIS end the token early."""
+        """Make KIS end the bot's token early."""
         self.environment.kis.expire_token(self.bot.access_token)
 
 
@@ -122,7 +122,7 @@ def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Pa
 def issued_by_day(environment: SimulatedEnvironment) -> Counter[int]:
     """Count new tokens by day in Korea.
 
-    A tokenP call within 6 hours of an issue does not count: it gives the same token.
+    A tokenP call within 6 hours of an issue is not counted: KIS repeats the token.
     """
     times: list[datetime] = []
     for seen in environment.kis.requests:

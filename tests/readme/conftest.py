@@ -1,4 +1,4 @@
-"""The fixtures of the tests of pages: a user with a new Supabase project and a repository."""
+"""Fixtures for the tests of the pages: a user with a new Supabase project and a repository."""
 
 from __future__ import annotations
 

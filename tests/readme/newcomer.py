@@ -40,12 +40,12 @@ class Newcomer:
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """The secrets that gh has stored. After a run, they are the secrets that the run got."""
+        """The secrets that the stand-in for gh has stored. After a run, the secrets that the run got."""
         return self._stored("secrets")
 
     @property
     def github_variables(self) -> dict[str, str]:
-        """The variables that gh has stored."""
+        """The variables that the stand-in for gh has stored."""
         return self._stored("variables")
 
     @property
@@ -64,11 +64,11 @@ class Newcomer:
 
     @property
     def exported(self) -> dict[str, str]:
-        """The variables that the set-up has exported."""
+        """The environment variables that the user has exported during the set-up."""
         return {"SUPABASE_URL": self.sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": self.sandbox.service_key}
 
     def type(self, commands: str, *answers: str, **more: str) -> str:
-        """Type commands into a terminal, and type answers to their questions. Return the text on the screen."""
+        """Type commands into a terminal, and type answers to the commands' questions. Return the text on the screen."""
         return self._run(["bash", "-euo", "pipefail", "-c", commands], "".join(f"{each}\n" for each in answers), more)
 
     def python(self, program: str, **more: str) -> str:

@@ -1,6 +1,6 @@
 """Each Korean page agrees with its English page: headings, tables, lists, blocks and links correspond.
 
-docs/ko/security.md has only some sections of its English page. Each of its sections links to the English section.
+docs/ko/security.md has only some sections of its English page. Each Korean section links to its English section.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def section_of(korean: str, number: int) -> str:
 def targets(page: str) -> list[str]:
     """Return the targets of a page's links within the repository.
 
-    A link to a Korean page counts as one to its English page.
+    A link to a Korean page counts as a link to its English page.
     """
     found = []
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", without_blocks(read_page(page))):
@@ -91,7 +91,10 @@ def pair(korean: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_headings(page: str) -> None:
-    """Both pages have headings of the same levels in the same order. A heading with code has the same text."""
+    """Both pages have headings of the same levels in the same order.
+
+    A heading with code has the same text in both languages.
+    """
     english, korean = map(headings, pair(page))
 
     assert [level for level, _ in english] == [level for level, _ in korean]
@@ -100,7 +103,7 @@ def test_same_headings(page: str) -> None:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_tables(page: str) -> None:
-    """Both pages have tables of the same size. A first column with code or numbers is the same."""
+    """Both pages have tables of the same size. A first column with code or numbers is the same in both languages."""
     english, korean = map(tables, pair(page))
 
     assert [[len(row) for row in table] for table in english] == [[len(row) for row in table] for table in korean]
@@ -120,7 +123,7 @@ def test_same_names_in_tables(page: str) -> None:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_lists(page: str) -> None:
-    """Both pages have the same lists: as many items, with the same marks."""
+    """The English and the Korean page have the same number of list items, with the same marks."""
     english, korean = map(lists, pair(page))
 
     assert english == korean
@@ -140,7 +143,7 @@ def test_same_blocks(page: str) -> None:
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_links(page: str) -> None:
     """Both pages link to the same sections; a link to a page's Korean version counts as a link to the page."""
-    other = f"{ENGLISH[page]}#"  # without the link to the page in the other language
+    other = f"{ENGLISH[page]}#"  # the link to the page in the other language is not compared
 
     assert sorted(each for each in targets(ENGLISH[page]) if not each.startswith(other)) == sorted(
         each for each in targets(page) if not each.startswith(other)

@@ -1,4 +1,4 @@
-"""docs/operations.md: its commands have the described effect."""
+"""The commands of docs/operations.md have the described effect."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sql(dsn: str, command: str) -> list[tuple[object, ...]]:
 
 
 def test_watching(owner: Newcomer) -> None:
-    """The crontab's line prints the faults of the set-up. It prints nothing if the set-up has no fault."""
+    """The page's crontab line prints the faults of the set-up. If the set-up has no fault, the line prints nothing."""
     quiet = owner.type(WATCH, **owner.exported)
     sql(owner.sandbox.owner_dsn, "drop function public.save_token")
     loud = owner.type(WATCH, **owner.exported)
@@ -84,7 +84,10 @@ def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
 
 
 def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
-    """If the tokens are deleted, a machine with a valid cached token stores it. A machine without a cache issues."""
+    """If the tokens are deleted, a machine with a valid cached token stores it.
+
+    A machine without a cached token issues.
+    """
     sql(owner.sandbox.owner_dsn, FORGET)
     assert sql(owner.sandbox.owner_dsn, "select * from api_credentials where credential_type = 'access_token'") == []
     owner.type("kis-token get > /dev/null", **owner.exported)
@@ -98,7 +101,10 @@ def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
 
 
 def test_pruning(owner: Newcomer) -> None:
-    """Events older than 90 days are deleted, and younger events stay. Afterwards the stored token is still used."""
+    """Events older than 90 days are deleted, and younger events stay.
+
+    After the pruning, the stored token is still used.
+    """
     dsn = owner.sandbox.owner_dsn
     aged = sql(
         dsn,
@@ -115,7 +121,7 @@ def test_pruning(owner: Newcomer) -> None:
 
 
 def test_moving(owner: Newcomer, postgres: EmbeddedPostgres) -> None:
-    """Keys and token are moved to the new project without a call of KIS. Jobs continue with the same token."""
+    """The commands copy keys and token to a new project without a KIS call. Jobs continue with the same token."""
     new = prepare_database(postgres.create_database())
     apply_migrations(new.owner, migrations_folder())
     token = "select credential_value from api_credentials where credential_type = 'access_token'"

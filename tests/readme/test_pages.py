@@ -32,7 +32,7 @@ MOVED, _ = codes_of("docs/ko/migrating.md", "python")  # the second block is tes
 
 
 def test_every_block_has_its_test() -> None:
-    """The pages have no blocks in other languages. The first text block is the list of commands."""
+    """The pages have only blocks of sh, text, python and sql. docs/ko/command.md shows the list of commands."""
     pages = {page.name: {block.language for block in blocks_of(page.read_text(encoding="utf-8"))} for page in KOREAN}
 
     assert {name for name, languages in pages.items() if languages} >= {"setup.md", "command.md", "library.md"}
@@ -137,7 +137,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
 
 
 def test_program_that_has_moved(newcomer: Newcomer) -> None:
-    """A script's expired token, whose times are Korea time without an offset, is replaced by one issue."""
+    """One issue replaces an expired token of an older script, which stored Korea time without an offset."""
     newcomer.set_up()
     expired = make_token(newcomer.keys[0], left=-MINUTE, age=24 * HOUR + MINUTE)
     end = expired.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()

@@ -63,7 +63,7 @@ def test_set_up_is_that_of_the_page_about_init() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_demo() -> None:
-    """The Makefile has both targets. The test does not run them: ``make test`` would run this test again."""
+    """The Makefile has both targets of the page. They are not run, because ``make test`` would run this test again."""
     targets = re.findall(r"^make (\w+) ", DEMO, re.MULTILINE)
     done = subprocess.run(
         ["make", "--dry-run", *targets], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
@@ -75,7 +75,10 @@ def test_demo() -> None:
 
 
 def test_first_day(newcomer: Newcomer) -> None:
-    """After the set-up, two runs make one issue, without a secret in GitHub. Their logs are the logs on the page."""
+    """After the set-up, two runs make one issue, without a secret in GitHub.
+
+    The logs of both runs look as on the page.
+    """
     newcomer.set_up()
     assert newcomer.github_secrets == {}
     first = newcomer.act("quote.yml", WORKFLOWS["quote.yml"])
@@ -104,7 +107,7 @@ def test_rotation(newcomer: Newcomer) -> None:
     """The rotation, started by a tick, issues the first token without a secret."""
     newcomer.set_up()
     gh = newcomer.project.commands / "gh"
-    gh.write_text("#!/bin/sh\n")  # the rotation also calls gh: see tests/workflows/test_rotate.py
+    gh.write_text("#!/bin/sh\n")  # the rotation's workflow also calls gh: see tests/workflows/test_rotate.py
 
     newcomer.act("rotate-token.yml", WORKFLOWS["rotate-token.yml"], event="schedule")
 

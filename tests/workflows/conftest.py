@@ -1,4 +1,4 @@
-"""The shared parts of the tests of whole workflows: a user's repository, and act, which runs its workflows."""
+"""Fixtures for the tests of whole workflows: a user's repository, and act, which runs the repository's workflows."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Project:
 
     @property
     def commands(self) -> Path:
-        """The folder with stand-ins for commands, which is first on the PATH of the steps."""
+        """The folder with stand-ins for commands. This folder is first on the PATH of the steps."""
         return self.folder / "commands"
 
     def add_workflow(self, workflow: Path) -> None:
@@ -81,8 +81,8 @@ class Project:
     def run(
         self, sandbox: Sandbox, workflow: str, event: str, *arguments: str, secrets: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a workflow of the repository. Its secrets are the two for Supabase, and ``secrets``."""
-        # The secrets are in a file, because act passes its own environment to the steps. GitHub does not.
+        """Run a workflow of the repository, with Supabase's URL and key and ``secrets`` as secrets."""
+        # The secrets are in a file: unlike GitHub, act passes its own environment to the steps.
         supabase = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": sandbox.service_key}
         file = self.folder / "secrets"
         file.write_text("".join(f"{name}={value}\n" for name, value in (supabase | dict(secrets or {})).items()))
@@ -140,7 +140,7 @@ def project(
     (cache / "tool_cache").symlink_to(tool_cache)  # all runs share the tool cache, as on a self-hosted runner
     settings = tmp_path / "home" / ".config" / "act"
     settings.mkdir(parents=True)
-    (settings / "actrc").touch()  # without this file, act asks a question and waits
+    (settings / "actrc").touch()  # without the file actrc, act asks a question and waits
     project = Project(tmp_path)
     (project.repository / ".github" / "workflows").mkdir(parents=True)
     project.commands.mkdir()
@@ -155,7 +155,7 @@ def project(
 
 
 def find_step(workflow: str, name: str) -> dict[str, Any]:
-    """Return the one step with this name in one of this project's workflows."""
+    """Return the step ``name`` of this project's workflow ``workflow``."""
     jobs = _jobs(workflow)
     step: dict[str, Any]
     (step,) = [step for job in jobs.values() for step in job.get("steps", ()) if step.get("name") == name]

@@ -1,4 +1,4 @@
-"""A stand-in for GitHub's command gh, which keeps issues and a log of its calls in a file beside this program."""
+"""A stand-in for GitHub's command gh. It stores issues and a log of its calls in a file beside this program."""
 
 from __future__ import annotations
 

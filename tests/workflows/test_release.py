@@ -24,7 +24,8 @@ COMMIT = "0" * 39 + "1"
 
 pytestmark = [needs_scripts, pytest.mark.usefixtures("child_processes")]
 
-#: A stand-in for gh with tags and releases. It records each requested change. With ``down``, every call fails.
+#: A stand-in for gh with tags and releases. The stand-in records each requested change. If ``down`` is set, every call
+#: fails.
 GH = """
 import json, os, sys
 from pathlib import Path
@@ -48,7 +49,10 @@ else:
 
 
 def run(step: str, folder: Path, tag: str, **github: object) -> tuple[int, list[list[str]]]:
-    """Run the script of the named step. Return its exit status and the changes that it requested from GitHub."""
+    """Run the script of the named step.
+
+    Return the script's exit status and the changes that the script requested from GitHub.
+    """
     state = folder / "github.json"
     state.write_text(json.dumps({"asked": [], **github}))
     add_command(folder, "gh", GH)
@@ -79,12 +83,12 @@ def test_major_tag_goes_to_the_newest(tmp_path: Path, tag: str, tags: list[str],
 
 @pytest.mark.parametrize("tag", ["v1.99-test", "v1.3.0.bak", "v1.4.0-rc.1", "v1.99", "v1.5.0+build", "v1.6.0v1.7.0"])
 def test_only_tags_of_releases_keep_the_major_tag_back(tmp_path: Path, tag: str) -> None:
-    """A pre-release or a tag made by hand is not a newer release."""
+    """A tag of a pre-release, or a tag made by hand, does not count as a newer release."""
     assert run(MOVE, tmp_path, "v1.3.0", tags=["v1", "v1.2.0", "v1.3.0", tag]) == (0, [PATCH])
 
 
 def test_unreadable_tags_are_not_taken_for_a_newer_release(tmp_path: Path) -> None:
-    """If GitHub does not list the tags, the step fails. Otherwise v1 could stay at an older release unnoticed."""
+    """If GitHub does not list the tags, the step fails, because v1 could stay at an older release unnoticed."""
     assert run(MOVE, tmp_path, "v1.0.0", tags=[], down=True) == (1, [])
 
 
@@ -109,7 +113,10 @@ SHOW = ["release", "edit", "v1.0.0", "--draft=false"]
 def test_release_can_be_run_again_from_any_state(
     tmp_path: Path, releases: list[tuple[str, bool]], status: int, asked: list[list[str]]
 ) -> None:
-    """A draft gets new files and is published. A published release is kept. Two releases of one tag stop the step."""
+    """If the release is a draft, it gets new files and is published.
+
+    If it is published, it stays. If there are two, the step fails.
+    """
     (tmp_path / "release" / "dist").mkdir(parents=True)
     (tmp_path / "release" / "dist" / "a.whl").touch()
 
@@ -123,7 +130,10 @@ def test_release_is_not_made_when_github_does_not_list_them(tmp_path: Path) -> N
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="gh has a jq of its own; the test asks the machine's")
 def test_state_of_a_release_is_read_from_the_list() -> None:
-    """The list's filter prints only the states of this tag's releases. If the tag has no release, it prints nothing."""
+    """The filter of the list of releases prints only the states of one tag's releases.
+
+    Without a release it prints nothing.
+    """
     (jq,) = re.findall(r"/releases\?per_page=100\" --jq '([^']+)'", find_step("release.yml", "Publish")["run"])
     releases = [{"tag_name": "v1.0.0", "draft": True}, {"tag_name": "v1.0.0-rc.1", "draft": False}]
 
@@ -142,7 +152,7 @@ def test_state_of_a_release_is_read_from_the_list() -> None:
 
 
 def test_build_can_be_run_again() -> None:
-    """A build's files replace the files of an earlier attempt. Every script runs in a shell with pipefail."""
+    """The files of a new build replace those of an earlier attempt. Every script runs in a shell with pipefail."""
     (upload,) = [step for step in JOBS["build"]["steps"] if "upload-artifact" in step.get("uses", "")]
 
     assert upload["with"]["overwrite"] is True

@@ -58,7 +58,7 @@ def ticks_of(workflow: str) -> list[str]:
 
 
 def store(sandbox: Sandbox, token: Token, service: str = "kis") -> None:
-    """Put a token into the table."""
+    """Insert a token into api_credentials."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(
             "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
@@ -68,7 +68,7 @@ def store(sandbox: Sandbox, token: Token, service: str = "kis") -> None:
 
 
 def stored(sandbox: Sandbox, service: str = "kis") -> Token:
-    """Return the token in the table."""
+    """Return the token in api_credentials."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         row = connection.execute(
             "select credential_value from api_credentials where credential_type = 'access_token' and service_name = %s",
@@ -81,7 +81,7 @@ def stored(sandbox: Sandbox, service: str = "kis") -> Token:
 def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
     """Return an expired token, which a rotation renews at any time.
 
-    Shortly before 06:00 in Korea, a tick keeps a token with little validity.
+    A token that is only stale is not always renewed: a tick shortly before 06:00 in Korea keeps it.
     """
     account = sandbox.kis.accounts["production" if environment == "production" else "paper"][0]
     return make_token(account.app_key, left=-MINUTE, age=24 * HOUR + MINUTE)
@@ -90,7 +90,7 @@ def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
 def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> None:
     """The first tick issues a token, verifies it and stores it. The next tick finds no token due.
 
-    Each tick keeps the schedule enabled. The log has no secret, and no issue is opened.
+    Each tick keeps the workflow's schedule enabled. The log has no secret, and no issue is opened.
     """
     old = due_token(sandbox)
     store(sandbox, old)
@@ -114,7 +114,10 @@ def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> Non
 
 
 def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
-    """A run with force renews a token that is valid for hours. A run without force keeps such a token."""
+    """A run with force renews a token that is valid for hours.
+
+    A run without force keeps a token that is valid for hours.
+    """
     account = sandbox.kis.accounts["production"][0]
     good = make_token(account.app_key, left=24 * HOUR - MINUTE, age=MINUTE)
     store(sandbox, good)
@@ -142,7 +145,7 @@ def test_both_environments(project: Project, sandbox: Sandbox) -> None:
 def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> None:
     """The first failure opens an issue with code and remedy.
 
-    The next failure adds a comment. A success closes the issue.
+    The next failure adds a comment to the issue. A success closes the issue.
     """
     store(sandbox, due_token(sandbox))
     before = stored(sandbox)
@@ -174,7 +177,7 @@ def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> N
 def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project, sandbox: Sandbox) -> None:
     """If a tick outputs the stale token with a warning, the issue stays open.
 
-    A rotation with no token due closes it.
+    A rotation with no token due closes the issue.
     """
     account = sandbox.kis.accounts["production"][0]
     store(sandbox, make_token(account.app_key, left=5 * HOUR, age=19 * HOUR))
@@ -209,10 +212,10 @@ def caller_workflow() -> str:
 
 
 def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
-    """README.md's workflow renews the token, and its ticks are those of the rotation.
+    """README.md's workflow renews the token, and has the same ticks as the rotation.
 
-    act and GitHub Enterprise Server do not provide the workflow's commit. Therefore the job takes the action from v1,
-    and the log reports this.
+    act and GitHub Enterprise Server do not provide the workflow's commit. If the commit is unknown, the job takes the
+    action from v1, and the log reports this.
     """
     store(sandbox, due_token(sandbox))
     caller = caller_workflow()
@@ -231,7 +234,7 @@ def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sand
     """If a user's workflow pins the rotation to a commit, that commit's action runs, whatever commit the tag v1 has."""
     commit = project.add_commit(COMMIT)
     shutil.copytree(project.folder / "action", commit, dirs_exist_ok=True)
-    # act has no job.workflow_sha and job.workflow_repository, so two variables replace them.
+    # act has no job.workflow_sha and no job.workflow_repository, so two variables replace these values.
     rotation = commit / ".github" / "workflows" / WORKFLOW.name
     rotation.write_text(rotation.read_text().replace("job.workflow_", "vars.workflow_"))
     moved = "name: moved\nruns:\n  using: composite\n  steps: [{ shell: bash, run: exit 1 }]\n"
@@ -255,7 +258,10 @@ def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sand
 
 
 def test_no_step_names_the_action_by_a_tag() -> None:
-    """The job uses the pinned actions/checkout, and the action in the fetched folder. No secret stays in the folder."""
+    """The job uses the pinned actions/checkout, and the action in the fetched folder.
+
+    No secret stays in the fetched folder.
+    """
     (job,) = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     used = [step for step in job["steps"] if "uses" in step]
 

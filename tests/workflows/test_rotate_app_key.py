@@ -59,7 +59,7 @@ def watch(tmp_path: Path, sandbox: Sandbox) -> Watch:
 def test_issue_of_a_key_that_ends(watch: Watch) -> None:
     """A key that ends within 30 days opens one issue with day and remedy.
 
-    Later nights add nothing. A new key closes it.
+    Later nights add nothing to the issue. A new key closes the issue.
     """
     assert watch.run() == []
     watch.put_end(utc_now() + timedelta(days=31))
@@ -78,7 +78,10 @@ def test_issue_of_a_key_that_ends(watch: Watch) -> None:
 
 
 def test_job_without_a_key_warns_too(watch: Watch, tmp_path: Path) -> None:
-    """A keyless job reads the key's end if the job may issue. With the access token, the step has no output."""
+    """A keyless job reads the key's end if the job may issue.
+
+    If the job has only the access ``token``, the step has no output.
+    """
     watch.put_end(utc_now() + timedelta(days=5))
     watch.key = watch.sandbox.anon_key
     with GitHubNetwork(tmp_path) as network, psycopg.connect(watch.sandbox.owner_dsn) as connection:

@@ -1,4 +1,4 @@
-"""The rotation's issue: a failure opens it, and only proof of a renewal closes it.
+"""A failed rotation opens an issue, and only proof of a renewal closes the issue.
 
 The tests run the workflow's own scripts, with the action's real outputs as inputs.
 """
@@ -37,7 +37,7 @@ MORNING, EVENING = 21 * 3600 + 13 * 60, 11 * 3600 + 17 * 60
 
 @dataclass
 class Rotation:
-    """The rotation's job without a runner: its three steps, and the repository's issues."""
+    """The rotation's job without a runner: the job's three steps, and the repository's issues."""
 
     folder: Path
     sandbox: Sandbox
@@ -57,7 +57,7 @@ class Rotation:
         return issue["open"], len(issue["texts"])
 
     def run(self, seconds: int = MORNING, *, force: bool = False) -> Ended:
-        """Run the job as a tick ``seconds`` after midnight UTC."""
+        """Run the rotation's job as a tick ``seconds`` after midnight UTC."""
         add_command(self.folder, "date", f"echo {seconds}\n", "/bin/sh")
         chosen = self.folder / "chosen"
         chosen.write_text("")
@@ -138,7 +138,10 @@ def test_rotation_that_renews_closes_the_issue(rotation: Rotation) -> None:
 
 
 def test_evening_tick_that_renews_closes_the_issue(rotation: Rotation) -> None:
-    """An evening tick that renews a token closes the issue. The old token would end before the morning."""
+    """An evening tick that renews a token closes the issue.
+
+    In this test, the old token would end before the morning.
+    """
     token_of(rotation.sandbox, hours_left=5)
 
     assert rotation.run(EVENING).outputs["refreshed"] == "true"
@@ -156,7 +159,7 @@ def test_forced_renewal_closes_the_issue(rotation: Rotation) -> None:
 def test_rotation_that_finds_nothing_due_closes_the_issue(rotation: Rotation) -> None:
     """If another job has renewed the token, the rotation finds no token due.
 
-    It does not call KIS, and closes the issue.
+    If no token is due, the rotation does not call KIS, and closes the issue.
     """
     store(rotation.sandbox, make_token(rotation.sandbox.kis.accounts["production"][0].app_key, left=24 * HOUR - MINUTE))
 
@@ -195,7 +198,10 @@ def test_evening_tick_with_nothing_to_do_leaves_the_issue_open(rotation: Rotatio
 
 
 def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rotation) -> None:
-    """Within a minute of an issue, KIS cannot be called. The run outputs the stored token with a warning."""
+    """Within a minute of an issue, KIS cannot be called.
+
+    During this minute, a forced run outputs the stored token with a warning.
+    """
     rotation.run(force=True)
     rotation.open_issue()
 
@@ -207,7 +213,7 @@ def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rot
 
 
 def test_force_that_gets_the_same_token_again_leaves_the_issue_open(rotation: Rotation) -> None:
-    """Within 6 hours of an issue, KIS gives the same token again, which is not a renewal."""
+    """Within 6 hours of an issue, KIS gives the same token again. A forced run with the same token is no renewal."""
     rotation.run(force=True)
     rotation.open_issue()
     with psycopg.connect(rotation.sandbox.owner_dsn) as connection:
@@ -235,7 +241,7 @@ def test_failed_run_adds_to_the_open_issue(rotation: Rotation, seconds: int, for
 
 def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotation) -> None:
     """If Supabase is down, the tick fails and does not call KIS: a token of one runner would look like a renewal."""
-    rotation.run(force=True)  # builds the runtime, because the timeout below is too short for a build
+    rotation.run(force=True)  # builds the runtime, because a timeout of 15 s is too short for a build
     rotation.open_issue()
     shutil.rmtree(rotation.folder / "job")  # simulates another machine, which has no cached token
     before = rotation.sandbox.kis.requests
@@ -261,7 +267,7 @@ NO_PROOF += [(mode, "false", source) for mode in ("force", "resolve") for source
 
 @pytest.mark.parametrize(("mode", "refreshed", "source"), PROOF + NO_PROOF)
 def test_success_closes_the_issue_only_on_proof(rotation: Rotation, mode: str, refreshed: str, source: str) -> None:
-    """If a success does not prove a renewal, only the log reports it, and the issue stays open."""
+    """If a success does not prove a renewal, the issue stays open, and only the log reports the success."""
     log = rotation.tell(mode, "success", {"refreshed": refreshed, "source": source})
 
     is_proof = (mode, refreshed, source) in PROOF
@@ -279,7 +285,7 @@ def test_run_without_a_token_adds_to_the_issue(rotation: Rotation, mode: str, ou
 
 
 def test_success_without_an_issue_opens_none(rotation: Rotation) -> None:
-    """Without an open issue, a success makes one request to GitHub and changes nothing."""
+    """If no issue is open, a success makes one request to GitHub and changes nothing."""
     (rotation.folder / "github.json").unlink()
 
     rotation.tell("resolve", "success", {"refreshed": "false", "source": "supabase"})

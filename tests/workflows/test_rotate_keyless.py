@@ -1,4 +1,4 @@
-"""The rotation without a key of Supabase, and the rotation's steps that compare GitHub's published keys."""
+"""The keyless rotation, and its steps that compare GitHub's published keys with the stored keys."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trust(sandbox: Sandbox, network: GitHubNetwork, **columns: object) -> None:
         list_caller(connection, network.issuer, sandbox.supabase.url, **{"access": "issue"} | columns)
 
 
-@pytest.mark.usefixtures("runtime")  # built before, because the test's proxy does not lead to a package index
+@pytest.mark.usefixtures("runtime")  # built before the test, because the test's proxy does not lead to a package index
 def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
     """With two variables and the permission id-token, the rotation renews a due token.
 
@@ -91,7 +91,7 @@ def watch(tmp_path: Path, sandbox: Sandbox, network: GitHubNetwork) -> Watch:
 def test_issue_of_a_new_key(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
     """A new key opens one issue, which has no SQL.
 
-    Later nights add nothing. When the key is stored, the issue is closed.
+    Later nights add nothing to the issue. After the new key is stored, the step closes the issue.
     """
     trust(sandbox, network)
     assert watch.run() == []
@@ -124,7 +124,7 @@ def test_keyless_job_compares_too(watch: Watch, sandbox: Sandbox, network: GitHu
 
 
 def test_name_of_a_key_is_no_markdown(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """A name with signs of Markdown is not shown in the issue."""
+    """If the name of a key has characters of Markdown, the issue does not show the name."""
     trust(sandbox, network)
     network.issuer.announce(SigningKey.make("`](https://evil.example.com)"))
 
@@ -141,7 +141,10 @@ def test_nothing_to_compare(watch: Watch, sandbox: Sandbox, network: GitHubNetwo
 
 
 def test_outage_is_a_warning(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """If GitHub or Supabase does not answer, the step warns and has no output. The next tick tries again."""
+    """If GitHub or Supabase does not answer, the step warns and has no output.
+
+    The next tick compares the keys again.
+    """
     trust(sandbox, network)
     network.issuer.server.add_fault(Fault("reset", times=2))
     outputs, log = watch.look()

@@ -1,4 +1,4 @@
-"""Two steps of the rotation that check stored keys: the first step reads them, and the second updates an issue."""
+"""Two steps of the rotation that check stored keys: the first step reads the keys, and the second updates an issue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class WatchingSteps:
         add_command(folder, "gh", Path(__file__).with_name("gh.py").read_text())
 
     def look(self, env: Mapping[str, str] | None = None) -> tuple[dict[str, str], str]:
-        """Run the first step. Return its outputs and its log."""
+        """Run the first step, and return the step's outputs and log."""
         outputs = self.folder / "outputs"
         outputs.write_text("")
         given = {
