@@ -85,7 +85,7 @@ def test_check_shows_each_caller(sound: Chain, network: GitHubNetwork) -> None:
 def test_check_finds_another_project_s_audience(sound: Chain, network: GitHubNetwork) -> None:
     """A row with another project's URL has no effect in this project.
 
-    The finding on such a row is wrong and names both URLs.
+    The finding on a row with another project's URL is wrong and names both URLs.
     """
     add(sound, network, audience="https://other.supabase.co")
 
@@ -123,7 +123,7 @@ def test_check_finds_a_key_before_it_is_used(sound: Chain, network: GitHubNetwor
 def test_check_finds_keys_that_are_not_the_issuer_s(sound: Chain, network: GitHubNetwork) -> None:
     """If a stored key differs from the published key of the same name, the finding is wrong.
 
-    An unpublished key is a note.
+    A stored key that is no longer published is a note.
     """
     add(sound, network)
     add_key = "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%s, %s, %s)"
@@ -235,7 +235,7 @@ def test_check_of_a_job_without_a_key(sandbox: Sandbox, network: GitHubNetwork) 
     ],
 )
 def test_answer_that_is_not_the_database_s(answer: object) -> None:
-    """If an answer cannot come from credential_callers_status, it is an outage and not an empty list."""
+    """If an answer does not have the form of credential_callers_status, it is an outage and not an empty list."""
     with LoopbackServer(lambda _: Response(200, answer)) as server:
         store = SupabaseStore(server.url, SERVICE_KEY)
         with pytest.raises(StoreOutage, match="Supabase"):
@@ -244,7 +244,7 @@ def test_answer_that_is_not_the_database_s(answer: object) -> None:
 
 @pytest.mark.parametrize("answer", [[], {}, {"issuer": 1, "issuer_keys": []}, {"issuer": GITHUB, "issuer_keys": None}])
 def test_keyless_answer_that_is_not_the_database_s(answer: object) -> None:
-    """If an answer does not have the form of keyless_read, it counts as an outage and not as an empty list."""
+    """If an answer does not have the form of keyless_read, it is an outage and not an empty list."""
     with LoopbackServer(lambda _: Response(200, answer)) as server, GitHubIssuer() as issuer:
         request = IDTokenRequest.find(issuer.variables())
         assert request is not None

@@ -99,7 +99,7 @@ def test_invalid_settings() -> None:
 
 
 def test_supabase_that_is_down(sound: Chain) -> None:
-    """An outage of Supabase is one finding. A second finding reports that the other checks were skipped."""
+    """During an outage of Supabase, one finding reports the outage, and one reports the skipped checks."""
     sound.supabase.stop()
     found = findings(sound)
 

@@ -32,7 +32,7 @@ def test_keys_that_cannot_be_keys(sound: Chain) -> None:
 
 
 def test_an_app_key_in_two_slots(sound: Chain) -> None:
-    """If another slot has a valid token of the same app key, the finding is wrong: this slot cannot issue."""
+    """If a second slot has a valid token of the same app key, the finding is wrong: the first slot cannot issue."""
     assert faults(findings(sound, service_name="kis-second")) == [("app key", "key-in-two-slots")]
 
 
@@ -66,9 +66,9 @@ def test_a_rejected_token(sound: Chain) -> None:
 
 
 def test_seals(sound: Chain) -> None:
-    """Plain values with an encryption key, and sealed values without the right key, are wrong.
+    """If an encryption key is set, plain values are wrong. Without the right encryption key, sealed values are wrong.
 
-    Each of these cases of sealing has its own code.
+    Each fault of sealing has its own code.
     """
     assert ("sealing", "plain-with-key") in faults(findings(sound, encryption_key=ENCRYPTION_KEY))
     vault = make_vault(sound.settings(encryption_key=OLDER_KEY).encryption_keys)
@@ -104,9 +104,9 @@ def test_a_supabase_that_tells_no_time(sound: Chain) -> None:
 
 
 def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
-    """A cache folder that is unwritable or open to other users, and a cache file that they can read, are wrong.
+    """An unwritable cache folder, a folder that others can change, and a file that others can read are wrong.
 
-    Nothing is made.
+    The check does not make a missing cache folder.
     """
     file = tmp_path / "file"
     file.write_text("x")

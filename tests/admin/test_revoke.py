@@ -48,7 +48,7 @@ def test_token_is_revoked_everywhere(chain: Chain) -> None:
 def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
     """For six hours after the issue, KIS repeats the token, and callers get an error.
 
-    After the six hours, a caller gets a new token.
+    Six hours after the issue, a caller gets a new token.
     """
     token = chain.resolve().token
     revoked = end_token(chain)

@@ -107,7 +107,7 @@ def test_sealing_is_repeatable(owner: Owner) -> None:
 def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
     """If the new encryption key is given first and the old one second, all values are sealed with the new key.
 
-    After this change, the old encryption key is no longer needed.
+    After all values are sealed with the new key, the old encryption key is not needed.
     """
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
@@ -125,7 +125,10 @@ def test_inactive_rows_are_sealed(owner: Owner) -> None:
 
 
 def test_sealing_that_was_interrupted_is_taken_up(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If sealing is interrupted, the next run seals the other rows. Each row is complete at every moment."""
+    """If sealing is interrupted, the next run seals the other rows.
+
+    During sealing, each row is complete at every moment.
+    """
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     done: list[str] = []
@@ -202,7 +205,7 @@ def test_damaged_seal_is_told_although_it_is_current(owner: Owner) -> None:
 
 @pytest.mark.parametrize("form", ["enc:v2:ab:cd", "ENC:v1:ab:cd", " enc:v1:ab:cd"])
 def test_seal_of_another_form_is_not_sealed_again(owner: Owner, form: str) -> None:
-    """A value with a seal of a later release, or with a damaged prefix, is an error and does not count as plain."""
+    """If a value has a seal of a later release, or a damaged prefix of a seal, sealing fails and keeps the value."""
     owner.chain.database.put("app_key", form)
     with pytest.raises(KisTokenError, match="app_key of kis") as caught:
         owner.seal(OLD)
@@ -242,9 +245,9 @@ def test_sealed_slot_is_not_made_plain_by_accident(owner: Owner) -> None:
 
 
 def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) -> None:
-    """If the keys of a plain slot are stored sealed, the token of the same key stays.
+    """If the keys of a plain slot are stored sealed, the plain token of the same app key stays.
 
-    After the token is sealed, callers use it.
+    After the plain token is sealed, callers use it.
     """
     token = make_token()
     owner.chain.database.put_keys()
@@ -267,7 +270,7 @@ def test_old_token_under_a_lost_seal_is_skipped(owner: Owner) -> None:
 def test_changed_key_gets_a_token_of_its_own(owner: Owner, encryption_key: str) -> None:
     """If an owner stores another account's keys, the old token becomes inactive.
 
-    After this change, the next caller issues with the new key.
+    After the account has changed, the next caller issues with the new key.
     """
     chain = owner.chain
     owner.set_app_key(OTHER, encryption_key=encryption_key)
@@ -304,7 +307,7 @@ def test_opaque_token_stays_with_the_stored_key(owner: Owner) -> None:
 def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
     """If the encryption key is lost, keys can be stored with a new one.
 
-    The token under the lost key becomes inactive.
+    A token that is sealed with the lost key becomes inactive.
     """
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
@@ -314,7 +317,7 @@ def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
 
 
 def test_keys_are_needed(owner: Owner) -> None:
-    """If no keys are given, set_app_key fails and stores no key."""
+    """If no app key and no secret is given, set_app_key fails and stores no key."""
     with pytest.raises(KisTokenError) as caught:
         owner.set_app_key(AppKey("", ""))
     assert caught.value.code == "missing-app-key"

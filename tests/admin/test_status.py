@@ -233,7 +233,7 @@ def test_the_tables() -> None:
 def test_a_narrow_terminal_gets_a_list(width: int) -> None:
     """If a table is wider than the terminal, each slot and each event is shown as a list.
 
-    The lines of the list fit, and its times are in both zones.
+    The lines of the list fit the terminal, and the list has each time in both zones.
     """
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     long = SlotStatus("kis", "production", "fresh", expires_at=now + 14 * HOUR, issued_by="word " * 16)
@@ -323,7 +323,7 @@ def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -
 def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: EmbeddedPostgres) -> None:
     """If the database has the functions of version 1.0.0, the error names the files to run.
 
-    After the owner has run the files, status works.
+    After the owner has run the files of sql/, status works.
     """
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
@@ -360,7 +360,10 @@ def test_a_read_only_key_may_not_read_the_log(chain: Chain) -> None:
 
 
 def test_a_store_that_fails(chain: Chain) -> None:
-    """Status reports an outage as an outage, and a configuration error as a configuration error."""
+    """If Supabase refuses the key, the error is a configuration error.
+
+    A malformed answer, and no answer, is an outage.
+    """
     with pytest.raises(StoreMisconfigured):
         status_of(chain, key="sb_secret_of_another_project")
     answers: list[object] = [[], {}, {"server_now": "x", "leases": [], "issuances": []}]

@@ -55,7 +55,7 @@ def test_get_names_missing_settings() -> None:
 def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
     """If standard output cannot be written, the command prints one error and ends with status 1.
 
-    Python adds no error.
+    Python prints no error of its own.
     """
     issue_token(sandbox)
     with Path("/dev/full").open("w") as full:

@@ -87,7 +87,7 @@ def test_program_is_this_process(chain: Chain) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_passed_on(chain: Chain, number: signal.Signals) -> None:
-    """A signal to the command's process reaches the program's own handler."""
+    """A signal to the process of ``exec`` reaches the program's own handler."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", f"trap 'exit 5' {number.name.removeprefix('SIG')}; echo ready; read line")
     assert child.stdout is not None

@@ -66,7 +66,7 @@ def test_wrong_values_are_not_stored(chain: Chain, key: str, secret: str, code: 
 def test_quotes_are_cut_off(chain: Chain) -> None:
     """Quotes around the values are removed.
 
-    After one call that issues no token, the keys are stored.
+    The keys are stored after KIS has checked them by one call that issues no token.
     """
     ended = set_keys(chain, f'"{KEY}"', f"'{SECRET}'")
 

@@ -92,8 +92,8 @@ def cannot_make_environments() -> bool:
     return bool(subprocess.call(["python3", "-c", "import ensurepip"], stderr=subprocess.DEVNULL))
 
 
-#: A stand-in for the machine's Python. It and its virtual environments have the packages of the tests, so that the
-#: example's package needs no index.
+#: A stand-in for the machine's Python. This Python and its virtual environments have the packages of the tests, so that
+#: no index is needed.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p "$3/bin"

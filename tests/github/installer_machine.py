@@ -81,7 +81,7 @@ class Machine:
         return INSTALLER.format(python=PYTHON, folder=str(self.folder), name=name, then=then, packages=PACKAGES)
 
     def put(self, name: str, then: str = "") -> Path:
-        """Put an installer into the folder on the PATH."""
+        """Put an installer into the machine's folder of programs, which is on PATH."""
         path = self.folder / "bin" / name
         path.write_text(self.script(name, then))
         path.chmod(0o755)

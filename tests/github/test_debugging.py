@@ -255,7 +255,7 @@ def test_error_about_a_damaged_cache_holds_none_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before tokenP", "after tokenP"])
 def test_local_variables_of_the_chain_show_no_secret(chain: Chain, *, is_after: bool) -> None:
-    """If the chain fails, no local variable in the traceback shows a secret. Error trackers send such tracebacks."""
+    """If the chain fails, a traceback with local variables, as an error tracker sends it, shows no secret."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def issue_by_step(sandbox: Sandbox, tool_cache: Path, folder: Path) -> Ended:
-    """Run a step with mode resolve, which issues the first token."""
+    """Run a step with ``mode: resolve``, which issues the first token."""
     ended = run_step(inputs_of(sandbox), folder, {"RUNNER_TOOL_CACHE": str(tool_cache)})
     assert_succeeded(ended, "oauth")
     return ended

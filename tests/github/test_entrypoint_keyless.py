@@ -1,4 +1,4 @@
-"""A step without a secret key: it has the public key and the permission id-token, and the database lists its job."""
+"""A keyless step has the public key and the permission id-token, and the database lists the step's job."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIs
 def test_keyless_job_issues_with_fresh_id_tokens(
     sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
 ) -> None:
-    """Without a stored token, the job issues and stores one.
+    """If no token is stored, the job issues and stores a token.
 
     The job begins and commits with two different ID tokens.
     """

@@ -1,4 +1,4 @@
-"""If two steps need the packages, they install the packages once, in a place that no other user can change."""
+"""Two steps that need the packages install them only once, in a place that no other user can change."""
 
 from __future__ import annotations
 

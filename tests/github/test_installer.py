@@ -1,4 +1,4 @@
-"""Real installers: the machine's settings of pip and uv, and packages without a wheel for this Python.
+"""Real installers, with the machine's settings of pip and uv, and with packages without a wheel for this Python.
 
 The tests make the packages and serve them on a loopback index.
 """
@@ -160,7 +160,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("section", first_of(1, ["global", "install"]))
 def test_pip_s_contradicting_settings_play_no_part(job: Job, lock: str, section: str) -> None:
-    """Of the job's settings, pip gets the index, but no constraint, folder, platform or date."""
+    """From the job's settings, pip gets only the index, and no constraint, folder, platform or date."""
     variables = {"PIP_" + name.replace("-", "_").upper(): value for name, value in CONTRADICTIONS.items()}
     contradicting = "".join(f"{name} = {value}\n" for name, value in CONTRADICTIONS.items())
     job.write("home/.config/pip/pip.conf", f"[{section}]\n{contradicting}index-url = {job.index.url}\n")
@@ -224,7 +224,7 @@ reads_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python 
 
 
 def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path) -> None:
-    """Of the job's variables, uv gets the index, but no constraint, Python or date. pip is never run."""
+    """From the job's variables, uv gets only the index, and no constraint, Python or date. pip is never run."""
     job.install(lock, {**UV_VARIABLES, "UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
     assert (job.target / "requests").is_dir()
 
@@ -232,7 +232,7 @@ def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path
 @reads_toml
 @pytest.mark.parametrize("place", ["home/.config/uv/uv.toml", "xdg/uv/uv.toml", "work/ci/uv.toml"])
 def test_uv_s_contradicting_files_play_no_part(job: Job, lock: str, uv: Path, place: str) -> None:
-    """Of a configuration file, uv gets the index, but no constraint, Python or date."""
+    """From a configuration file, uv gets only the index, and no constraint, Python or date."""
     index = f'[[index]]\nname = "loopback"\nurl = "{job.index.url}"\ndefault = true\n'
     job.write(place, UV_SETTINGS.replace("[pip]", index + "[pip]"))
     named = {"UV_CONFIG_FILE": "ci/uv.toml"} if place.startswith("work") else {}
@@ -252,7 +252,10 @@ def test_a_project_above_the_runtime_plays_no_part(job: Job, lock: str, uv: Path
 
 @reads_toml
 def test_uv_s_files_are_joined_as_uv_joins_them(job: Job) -> None:
-    """A user's value overrides the system's value. Lists are joined. A relative folder is relative to its own file."""
+    """A user's value overrides the system's value.
+
+    Lists of user and system are joined. A relative folder in a file is relative to this file.
+    """
     (job.folder / "home" / ".config" / "uv" / "wheels").mkdir(parents=True)
     job.write(
         "home/.config/uv/uv.toml",

@@ -31,7 +31,7 @@ UV = shutil.which("uv", path=os.pathsep.join([str(CHECKOUT / "build" / "uv" / "b
 
 
 def make_wheel() -> bytes:
-    """Return a wheel that has the names of all modules that the chain imports."""
+    """Return a wheel with an empty module for each name that the chain imports."""
     modules = [f"{package}/__init__.py" for package in (*PACKAGES, "cryptography/hazmat/bindings/_rust")]
     info = "package-1.dist-info"
     files = {
@@ -117,10 +117,10 @@ def install_from(index: Index, folder: Path, path: str, env: dict[str, str]) -> 
 def test_each_variable_alone_counts_for_the_installers(
     index: tuple[Index, str], tmp_path: Path, installer: str, variable: str
 ) -> None:
-    """uv and pip get one file with all certificates.
+    """The installers uv and pip get one file with all certificates.
 
-    By itself, uv ignores REQUESTS_CA_BUNDLE, and older pips ignore SSL_CERT_FILE. The file also has a certificate that
-    pip's own settings name.
+    Without this file, uv ignores REQUESTS_CA_BUNDLE, and older versions of pip ignore SSL_CERT_FILE. The file of all
+    certificates also has a certificate that pip's own settings name.
     """
     server, certificate = index
     named = certificate

@@ -293,7 +293,7 @@ def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_pat
 def test_no_file_is_written_for_an_expired_token(tmp_path: Path) -> None:
     """With allow-expired, an expired token is output with a warning.
 
-    An expired token gets no token file, because a client would issue a new token.
+    An expired token gets no token file, because a client with an expired token would issue a new one.
     """
     workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
     publish(resolution_of(expired=True), settings, workflow, {"HOME": str(tmp_path)}, NOON)

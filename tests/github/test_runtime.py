@@ -62,7 +62,10 @@ def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
 
 @pytest.mark.parametrize("machine_name", ["arm64", "x86_64"])
 def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, machine_name: str) -> None:
-    """On macOS, a universal2 Python runs on arm64 and x86_64. The name of the runtime's folder has the machine."""
+    """On macOS, a universal2 Python runs on arm64 and x86_64.
+
+    The name of the runtime's folder contains the machine's type.
+    """
     seen = os.uname_result(("Darwin", "runner", "24.0", "", machine_name))
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")
@@ -134,7 +137,7 @@ def test_a_copied_runtime_is_used(machine: Machine) -> None:
 def test_another_c_library_is_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool cache for machines with different C libraries has a runtime's folder for each library.
 
-    Some C libraries report no version.
+    The folder's name is valid even if a C library reports no version.
     """
     names = set()
     for version in ("glibc 2.31", "glibc 2.39", None):

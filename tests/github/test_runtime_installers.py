@@ -236,7 +236,7 @@ def test_uv_that_fails_without_pip_is_told_in_its_own_words(machine: Machine) ->
 def test_virtual_environment_without_pip_uses_that_of_its_python(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a virtual environment has no pip, as those made by uv, the pip of its base Python installs the packages."""
+    """If a virtual environment has no pip (for example, one that uv made), the pip of its base Python is used."""
     monkeypatch.setattr(sys, "_base_executable", str(machine.put("python")), raising=False)
     assert (machine.ensure() / "whole").exists()
     assert machine.calls() == ["python"]

@@ -1,4 +1,7 @@
-"""The manifest detects each kind of damage. A copy of the packages, and added or removed bytecode, is no damage."""
+"""The manifest detects each kind of damage.
+
+A copy of the packages is not damage, and neither is added or removed bytecode.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytecode added elsewhere": (lambda at: shutil.copy(at / BYTECODE, at / "json.pyc"), "json.pyc was added"),
     "link for a file": (
         lambda at: replace(at / "package/module.py", lambda path: path.symlink_to("__init__.py")),
-        "package/module.py ",  # the text after the name is about the mode or about the kind of file
+        "package/module.py ",  # the rest of the text depends on the system: it names the mode or the kind of file
     ),
     "folder for a file": (lambda at: replace(at / "package/module.py", Path.mkdir), "package/module.py is a folder"),
     "file for a folder": (lambda at: replace(at / "package/empty", Path.touch), "package/empty was added"),
@@ -116,7 +119,7 @@ def test_write_access_of_others_is_damage(packages: Path, name: str, mode: int) 
 @needs_root
 @pytest.mark.parametrize("name", ["package/module.py", "package", ""])
 def test_file_of_another_user_is_damage(packages: Path, name: str) -> None:
-    """A file of another user is damage, because its owner can change it."""
+    """A file that belongs to another user is damage, because its owner can change it."""
     os.chown(packages / name, 65534, -1)
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
 
@@ -171,7 +174,7 @@ def test_write_access_from_the_umask_is_removed(packages: Path) -> None:
 @posix
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path, kind: str) -> None:
-    """If a pipe or a symbolic link has replaced the manifest, the check reports damage and does not read it."""
+    """If the manifest is a pipe or a symbolic link, the check does not read the manifest and reports damage."""
     if kind == "link":
         (packages / MANIFEST).rename(tmp_path / "manifest")
         (packages / MANIFEST).symlink_to(tmp_path / "manifest")

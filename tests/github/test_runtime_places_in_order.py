@@ -93,7 +93,7 @@ def test_folder_of_a_run_that_was_killed_is_removed_by_a_later_one(machine: Mach
 
 
 def test_open_temporary_folder_is_passed_by(machine: Machine) -> None:
-    """If TMPDIR is open to all users and not sticky, the system's temporary folder is used in its place."""
+    """If TMPDIR is open to all users and not sticky, the system's temporary folder replaces TMPDIR."""
     machine.put("uv")
     env = open_home(machine)
     (machine.folder / "tmp").chmod(0o777)

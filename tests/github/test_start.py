@@ -138,7 +138,7 @@ def test_words_for_the_program_are_kept(bare_machine: BareMachine) -> None:
 
 
 def test_step_is_the_python_itself(bare_machine: BareMachine) -> None:
-    """The step's Python replaces the process of the shell, so it gets every signal of the runner."""
+    """The step's Python replaces the process of the shell, so that Python gets every signal of the runner."""
     bare_machine.add_link(FIRST, GOOD)
     bare_machine.program.write_text("import os\nprint(os.getpid())\n")
     (bare_machine.folder / "step.sh").write_text(STEP["run"])
@@ -156,7 +156,7 @@ def test_step_is_the_python_itself(bare_machine: BareMachine) -> None:
 
 
 def test_shell_is_there_on_every_system() -> None:
-    """The step uses ``sh``, which every system has; on Windows it uses bash.
+    """The step uses the shell ``sh``, which every system has, and bash on Windows.
 
     start.sh has no syntax that only bash knows.
     """

@@ -1,4 +1,4 @@
-"""kis_token/github/start.sh skips each Python that cannot run the step. If no Python is left, the error names them.
+"""kis_token/github/start.sh skips each Python that cannot run the step. An error names the skipped Pythons.
 
 Bad Pythons are scripts, files, real old versions if this machine has them, and symbolic links to this Python's own
 library with a part left out.
@@ -53,7 +53,7 @@ def make_installation(folder: Path, *, without: tuple[str, ...] = (), broken: tu
 
 
 def foreign_binary(bare_machine: BareMachine) -> None:
-    """Add the start of an ELF file for another kind of machine."""
+    """Add a python3 that is the start of an ELF file for another kind of machine."""
     path = bare_machine.places[0] / FIRST
     path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xf3\x00\x01" + bytes(400))
     path.chmod(0o755)
@@ -108,7 +108,7 @@ def test_bad_python_is_passed_over(bare_machine: BareMachine, case: str, shell: 
 @pytest.mark.parametrize("name", [FIRST, "python"])
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7", "3.8", "3.9"])
 def test_old_python_is_passed_over(bare_machine: BareMachine, version: str, name: str) -> None:
-    """A real Python that is too old is skipped, by a link or directly. The error has the version of this Python."""
+    """A real Python that is too old is skipped, as a link and as the program itself. The error has its version."""
     old = old_python(version)
     bare_machine.add_link(name, old, place=0)
 

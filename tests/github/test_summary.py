@@ -98,7 +98,7 @@ OUTAGE = """\
 
 
 def test_a_cached_token_during_an_outage() -> None:
-    """The warning is below the line and is not folded. The next rotation is not known."""
+    """The warning is below the line and is not folded. During an outage, the next rotation is not known."""
     outage = StoreOutage("store-unreachable", "No answer")
     resolution = resolution_of(
         ("supabase", outage.brief),
@@ -132,7 +132,7 @@ ISSUED = """\
 
 
 def test_a_token_issued_now() -> None:
-    """If a token was issued now, the summary has its whole validity and the time of its next rotation."""
+    """If a token was issued now, the summary shows its whole validity and the time of the next rotation."""
     resolution = resolution_of(
         ("supabase", "no token is stored"),
         ("cache", "there is no cache file"),
@@ -228,7 +228,7 @@ Neither Supabase nor the cache has a valid token\\
 def test_a_check_that_finds_nothing() -> None:
     """A fault's line has its code, with a hyperlink to the code's entry.
 
-    The remedy is below, and the sources are folded.
+    The remedy is below the fault's line, and the sources are folded.
     """
     error = IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
     trace = [TraceEntry("supabase", "no token is stored"), TraceEntry("cache", "its token has expired")]

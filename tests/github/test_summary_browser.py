@@ -87,7 +87,7 @@ def seen(child_processes: None, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_ten_jobs_are_ten_lines(seen: dict[str, Any], dark: bool) -> None:  # noqa: FBT001 - a case
-    """On a screen, the summary of each job is one line, and its tables are folded.
+    """On a screen, the summary of each job is one line, and the tables of a job are folded.
 
     The page of ten jobs fits into half of a window.
     """
@@ -118,7 +118,10 @@ def test_bars_can_be_compared(seen: dict[str, Any], width: int, dark: bool) -> N
 
 
 def test_bar_does_not_look_like_redacted_text(seen: dict[str, Any]) -> None:
-    """A full bar is a thin line that covers at most 25 % of its area. Blocks that hide a text cover more than 60 %."""
+    """A full bar covers at most 25 % of its area.
+
+    Block characters would cover more than 60 % and look like redacted text.
+    """
     full, blocks = (seen[name]["jobs"][0]["ink"] for name in (f"jobs {SCREEN} False", f"blocks {SCREEN} False"))
     assert 0.02 <= full <= 0.25
     assert blocks > 0.6

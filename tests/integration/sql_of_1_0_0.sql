@@ -1,4 +1,4 @@
--- The tables and functions of version 1.0.0, without comments. An older project has them before the current files run.
+-- The tables and functions of version 1.0.0, without comments, which an older project has before the current files run.
 
 begin;
 create table if not exists public.api_credentials (

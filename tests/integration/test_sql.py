@@ -107,7 +107,10 @@ def guides_project(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture(scope="module")
 def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 - this fixture starts processes
-    """A plain PostgreSQL server. It has Supabase's three roles without attributes, and nothing else of Supabase."""
+    """A plain PostgreSQL server.
+
+    The server has Supabase's three roles without attributes, and nothing else of Supabase.
+    """
     with EmbeddedPostgres(max_connections=10) as server:
         with psycopg.connect(server.dsn) as connection:
             connection.execute("create role anon; create role authenticated; create role service_role")

@@ -67,7 +67,7 @@ def test_the_column_of_the_label_has_200_characters_at_the_most(database: Databa
 
 
 def test_an_expired_token_that_the_lease_knows_is_not_fresh(database: Database) -> None:
-    """If a lease issued its token within 6 h, but the token has expired, the token is not fresh and begin grants."""
+    """If the token of a lease was issued within 6 h but has expired, begin grants."""
     issue_by_functions(database, make_token(age=HOUR, left=HOUR))
     database.age(120)
     database.owner.execute("update api_credentials set expires_at = now() - interval '1 second'")
@@ -146,7 +146,7 @@ def test_others_do_not_see_the_proof_while_it_runs(database: Database) -> None:
     ids=["sealed alone", "plain alone"],
 )
 def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[], Database], check: str) -> None:
-    """If a constraint allows only sealed or only plain values, begin grants: it cannot know the caller's form."""
+    """If a constraint allows only sealed or only plain values, begin grants: it does not know if the caller seals."""
     database = make_database()
     database.owner.execute(f"alter table api_credentials add check ({check})".encode())
 
@@ -156,7 +156,7 @@ def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[]
 def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Database]) -> None:
     """If a length limit is shorter than a real token, begin raises CheckViolation.
 
-    If the limit is higher, begin grants.
+    If a length limit is higher than a real token, begin grants.
     """
     longest = len(json.dumps({"access_token": "x" * 350, **dict.fromkeys(("expires_at", "issued_at"), "x" * 25)}))
     for limit, is_granted in ((longest - 1, False), (900, True)):
@@ -178,7 +178,7 @@ create or replace trigger busy before insert on api_credentials for each row exe
 
 
 def test_a_temporary_error_is_no_fault_of_the_table(make_database: Callable[[], Database]) -> None:
-    """If begin meets a temporary error, such as a full disk, the error has its own SQLSTATE, and no detail."""
+    """If begin fails by a temporary error, such as a full disk, the error keeps its SQLSTATE and has no detail."""
     database = make_database()
     for state in ("53100", "40P01", "57P03", "55P03", "25006"):
         database.owner.execute(BUSY.format(state).encode())

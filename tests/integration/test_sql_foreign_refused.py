@@ -123,7 +123,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) -> None:
-    """The first file stops and lists every difference. If the owner runs the listed statements, the files succeed."""
+    """The first file stops and lists every difference.
+
+    After the owner has run the listed statements, the files of sql/ succeed.
+    """
     statements, said = REFUSED[case]
     database = prepare(bare, *statements)
     message = refusal(database)
@@ -175,7 +178,10 @@ def environments(*names: str | None) -> list[str]:
 
 @pytest.mark.parametrize("other", ["development", "paper", "dev", "vts"])
 def test_production_and_development_under_one_service(bare: Database, other: str) -> None:
-    """If a service has two environments, the message names both. Its statement moves the second to kis-paper."""
+    """If a service has two environments, the message names both.
+
+    The statement in the message moves the second environment to kis-paper.
+    """
     database = prepare(bare, *environments("production", other))
     message = refusal(database)
     assert f"one row is for the environment production, one for {other}" in message
@@ -194,7 +200,7 @@ def test_production_and_development_under_one_service(bare: Database, other: str
 
 
 def test_more_environments_than_two(bare: Database) -> None:
-    """If a service has more environments, each one except production gets its own slot with an unused name."""
+    """If a service has more than two environments, each one except production gets a slot with an unused name."""
     statements = environments("production", "development", "Test 1", None)
     taken = (
         "insert into api_credentials (service_name, credential_type, credential_value) values ('kis-paper', 'x', 'y')"
@@ -211,7 +217,7 @@ def test_more_environments_than_two(bare: Database) -> None:
 def test_another_product_s_table(bare: Database) -> None:
     """If api_credentials is another product's table, the files do not change the table.
 
-    The message has its renaming.
+    The message has the statement that renames the other product's table.
     """
     ddl = "create table api_credentials (id uuid primary key, provider text not null, token jsonb)"
     database = prepare(bare, ddl)

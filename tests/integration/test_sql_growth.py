@@ -119,7 +119,7 @@ def test_a_status_reads_only_the_returned_events(read_only: Database, mode: str)
 
 
 def test_a_pruning_without_work_reads_nothing(database: Database) -> None:
-    """If no event is old enough, pruning reads at most two rows of a long log."""
+    """If no event is old enough to delete, pruning reads at most two rows of a long log."""
     fill(database)
     database.owner.execute("analyze public.credential_issuances")
 

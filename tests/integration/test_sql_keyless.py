@@ -147,7 +147,7 @@ def test_optional_arguments_arrive(database: Database, job: Job) -> None:
 def test_label_is_the_issuer_s_word(database: Database, job: Job) -> None:
     """A keyless job's label in the log has the repository, run and attempt of its claims.
 
-    The job cannot send a label.
+    A keyless job cannot send a label.
     """
     job.begin()
     assert database.lease()["holder_label"] == "acme/bot run 7000000001 attempt 1"

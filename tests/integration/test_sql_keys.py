@@ -50,7 +50,10 @@ def test_keys_replace_those_before_also_inactive_ones(database: Database) -> Non
 
 
 def test_end_of_the_keys_is_stored(database: Database) -> None:
-    """Key and secret get the given end. Without an end, both get null, so that no key has an earlier key's end."""
+    """Key and secret get the given end.
+
+    If no end is given, key and secret get null, so that no key has an earlier key's end.
+    """
     end = utc_now().replace(microsecond=0) + 300 * 24 * HOUR
     for given, kept in ((end, end), (None, None)):
         arguments = {} if given is None else {"expires_at": given}
@@ -60,7 +63,7 @@ def test_end_of_the_keys_is_stored(database: Database) -> None:
 
 
 def test_earlier_form_of_the_function_goes_away(make_database: Callable[[], Database]) -> None:
-    """The file drops the set_app_key that lacks expires_at, because PostgREST could not choose between two forms."""
+    """The file drops the form without expires_at, because PostgREST cannot choose between two forms of set_app_key."""
     database = make_database()
     arguments = "text, text, text, text, boolean"
     database.owner.execute(
@@ -152,7 +155,7 @@ def test_reseal_seals_a_value(database: Database) -> None:
 
 
 def test_inactive_row_is_sealed_and_stays_inactive(database: Database) -> None:
-    """reseal also seals an inactive row, and the row stays inactive."""
+    """The function reseal also seals an inactive row, and the row stays inactive."""
     version = database.put_token(make_token(), active=False)
     database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
     assert (database.row()["credential_value"], database.row()["is_active"]) == (SEALED, False)

@@ -128,7 +128,10 @@ def revoke(database: Database, token: Token, **changes: object) -> str:
 
 
 def test_a_revoked_token_is_never_stored_again(database: Database) -> None:
-    """A revocation makes the token's row inactive. Later, begin names the token, and a commit of it stores nothing."""
+    """A revocation makes the row inactive.
+
+    Later, begin names the revoked token, and a commit of this token stores nothing.
+    """
     token = make_token()
     issue_by_functions(database, token)
     assert revoke(database, token) == "revoked"

@@ -146,7 +146,10 @@ def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: 
 
 
 def test_an_expired_entry_is_forgotten(database: Database) -> None:
-    """begin_issuance does not name a rejected token that has expired. The next write removes its entry."""
+    """begin_issuance does not name a rejected token that has expired.
+
+    The next write removes the entry of an expired token.
+    """
     old, new = make_token(), make_token()
     ends = {old.token_id: f"{utc_now() - HOUR}"}
     database.put("rejected_tokens", json.dumps(ends))
@@ -160,7 +163,10 @@ def test_an_expired_entry_is_forgotten(database: Database) -> None:
     "value", ["", "{", "[]", "1", "null", '"text"', '{"a": 1}', '{"0123456789abcdef": "soon"}', "[" * 20000, SEALED]
 )
 def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str) -> None:
-    """If rejected_tokens cannot be parsed, the functions treat it as empty, and the next rejected token replaces it."""
+    """If the row rejected_tokens cannot be parsed, the functions treat it as empty.
+
+    The next rejection replaces its value.
+    """
     database.put("rejected_tokens", value)
     issue_by_functions(database, make_token())
     assert named_by_begin(database) == set()
@@ -185,7 +191,10 @@ def test_status_and_listings_do_not_show_the_row(database: Database) -> None:
 
 
 def test_the_reader_s_role_sees_which_tokens_are_rejected(database: Database) -> None:
-    """A read-only key can read the row rejected_tokens, but no app key and no secret. Other roles of the API cannot."""
+    """A read-only key can read the row rejected_tokens, but no app key and no secret.
+
+    The roles anon and authenticated cannot read this row.
+    """
     database.put_keys()
     issue_by_functions(database, make_token())
     revoke(database, make_token(), version=0)
@@ -247,7 +256,7 @@ def test_a_current_lease_continues(old: Database) -> None:
 
 
 def test_a_waiting_call_survives_the_update(old: Database) -> None:
-    """If a begin of version 1.0.0 waits for a lock while the files run, it is granted the lease after the lock."""
+    """If a begin of version 1.0.0 waits for a lock while the files run, it is granted the lease after the wait."""
     holder, rejected, token = Caller(old), make_token(), make_token()
     with psycopg.connect(old.project.owner) as blocker, ThreadPoolExecutor(1) as threads:
         blocker.execute("select pg_advisory_xact_lock(hashtextextended('kis-token:' || %s, 0))", (APP_KEY.key_id,))

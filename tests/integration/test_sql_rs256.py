@@ -41,7 +41,7 @@ def is_signed(database: Database, signature: bytes, modulus: bytes, message: byt
 def test_published_vectors(database: Database) -> None:
     """For NIST's vectors, the function gives the published result.
 
-    It accepts only SHA-256, and moduli from 2048 bits on.
+    The function accepts only SHA-256 and moduli of 2048 bits or more.
     """
     judged = []
     for vector in VECTORS["vectors"]:
@@ -134,7 +134,7 @@ def test_signatures_that_are_no_number_below_the_modulus(database: Database, key
 
 
 def test_moduli_that_are_too_short_or_too_long(database: Database) -> None:
-    """Whatever keys are stored, the function refuses a modulus under 2048 or over 4096 bits, and null."""
+    """issuance_is_rs256 itself refuses null, and a modulus under 2048 or over 4096 bits."""
     small = SigningKey.make(bits=1024)
 
     assert not is_signed(database, sign_block(small.private, block_of(MESSAGE, 128)), small.modulus)
@@ -188,7 +188,7 @@ def test_one_flipped_bit_in_each_byte_of_a_token(database: Database, github: Git
 
 
 def test_encodings_of_one_token(database: Database, github: GitHubIssuer) -> None:
-    """An ID token has exactly one text. Other encodings of its bytes, added blanks and padding are refused."""
+    """An ID token has exactly one text. Other encodings of a token's bytes, added blanks and padding are refused."""
     store_issuer_keys(database.owner, github)
     token = github.id_token("https://example.supabase.co")
     head, body, signature = token.split(".")

@@ -100,7 +100,7 @@ WRITES: list[Callable[[Database], None]] = [set_app_key, save_token, begin_and_c
         pytest.param(write, obstacle, id=f"{write.__name__}-{obstacle}")
         for write in WRITES
         for obstacle in OBSTACLES
-        if (write, obstacle) != (reseal, "a further column")  # reseal does not set the column
+        if (write, obstacle) != (reseal, "a further column")  # reseal never sets the further column
     ],
 )
 def test_a_refused_row_is_not_shown(

@@ -42,7 +42,7 @@ class Days:
             # A rotation. The new token ends the bot's old token, and the bot finds the new token in the store.
             at(2, "06:13"): self.rotate,
             at(2, "06:43"): self.rotate,
-            # An outage during the Korean session. The bot restarts during the outage.
+            # An outage during the Korean session. The bot restarts during this outage.
             at(2, "09:05"): environment.supabase.stop,
             at(2, "11:05"): self.restart,
             at(2, "15:05"): environment.supabase.start,
@@ -122,7 +122,7 @@ def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Pa
 def issued_by_day(environment: SimulatedEnvironment) -> Counter[int]:
     """Count new tokens by day in Korea.
 
-    A tokenP call within 6 hours of an issue is not counted: KIS repeats the token.
+    A tokenP call within 6 hours of an issue repeats the token and is not counted.
     """
     times: list[datetime] = []
     for seen in environment.kis.requests:

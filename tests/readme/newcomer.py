@@ -40,7 +40,10 @@ class Newcomer:
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """The secrets that the stand-in for gh has stored. After a run, the secrets that the run got."""
+        """The secrets that the stand-in for gh has stored.
+
+        After a run, the property returns the secrets of that run.
+        """
         return self._stored("secrets")
 
     @property

@@ -86,7 +86,7 @@ def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
 def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
     """If the tokens are deleted, a machine with a valid cached token stores it.
 
-    A machine without a cached token issues.
+    A machine without a cached token issues a new token.
     """
     sql(owner.sandbox.owner_dsn, FORGET)
     assert sql(owner.sandbox.owner_dsn, "select * from api_credentials where credential_type = 'access_token'") == []

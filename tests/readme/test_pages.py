@@ -137,7 +137,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
 
 
 def test_program_that_has_moved(newcomer: Newcomer) -> None:
-    """One issue replaces an expired token of an older script, which stored Korea time without an offset."""
+    """One issue replaces an older script's expired token, whose times are in Korea time without an offset."""
     newcomer.set_up()
     expired = make_token(newcomer.keys[0], left=-MINUTE, age=24 * HOUR + MINUTE)
     end = expired.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()

@@ -63,7 +63,10 @@ def test_set_up_is_that_of_the_page_about_init() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_demo() -> None:
-    """The Makefile has both targets of the page. They are not run, because ``make test`` would run this test again."""
+    """The Makefile has both targets of the page.
+
+    The test does not run the targets, because ``make test`` would run the test again.
+    """
     targets = re.findall(r"^make (\w+) ", DEMO, re.MULTILINE)
     done = subprocess.run(
         ["make", "--dry-run", *targets], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True

@@ -1,4 +1,7 @@
-"""A stand-in for GitHub's command gh. It stores issues and a log of its calls in a file beside this program."""
+"""A stand-in for GitHub's command gh.
+
+The stand-in stores issues and a log of its calls in a file beside the program.
+"""
 
 from __future__ import annotations
 

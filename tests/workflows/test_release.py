@@ -113,9 +113,9 @@ SHOW = ["release", "edit", "v1.0.0", "--draft=false"]
 def test_release_can_be_run_again_from_any_state(
     tmp_path: Path, releases: list[tuple[str, bool]], status: int, asked: list[list[str]]
 ) -> None:
-    """If the release is a draft, it gets new files and is published.
+    """If a tag's release is a draft, it gets new files and is published.
 
-    If it is published, it stays. If there are two, the step fails.
+    If a tag's release is already published, it stays. If a tag has two releases, the step fails.
     """
     (tmp_path / "release" / "dist").mkdir(parents=True)
     (tmp_path / "release" / "dist" / "a.whl").touch()
@@ -132,7 +132,7 @@ def test_release_is_not_made_when_github_does_not_list_them(tmp_path: Path) -> N
 def test_state_of_a_release_is_read_from_the_list() -> None:
     """The filter of the list of releases prints only the states of one tag's releases.
 
-    Without a release it prints nothing.
+    If a tag has no release, the filter prints nothing.
     """
     (jq,) = re.findall(r"/releases\?per_page=100\" --jq '([^']+)'", find_step("release.yml", "Publish")["run"])
     releases = [{"tag_name": "v1.0.0", "draft": True}, {"tag_name": "v1.0.0-rc.1", "draft": False}]

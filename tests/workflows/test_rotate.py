@@ -81,7 +81,7 @@ def stored(sandbox: Sandbox, service: str = "kis") -> Token:
 def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
     """Return an expired token, which a rotation renews at any time.
 
-    A token that is only stale is not always renewed: a tick shortly before 06:00 in Korea keeps it.
+    A tick shortly before 06:00 in Korea keeps a stale token.
     """
     account = sandbox.kis.accounts["production" if environment == "production" else "paper"][0]
     return make_token(account.app_key, left=-MINUTE, age=24 * HOUR + MINUTE)
@@ -133,7 +133,7 @@ def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_both_environments(project: Project, sandbox: Sandbox) -> None:
-    """With environment both, real and paper tokens are renewed, each in its own slot and at its own host."""
+    """With ``environment: both``, a real and a paper token are renewed, each in its own slot and at its own host."""
     done = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=environment=both")
 
     assert done.returncode == 0, readable(done.stdout)
@@ -214,8 +214,8 @@ def caller_workflow() -> str:
 def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
     """README.md's workflow renews the token, and has the same ticks as the rotation.
 
-    act and GitHub Enterprise Server do not provide the workflow's commit. If the commit is unknown, the job takes the
-    action from v1, and the log reports this.
+    act and GitHub Enterprise Server do not provide the workflow's commit. If the workflow's commit is unknown, the job
+    takes the action from v1, and the log reports this.
     """
     store(sandbox, due_token(sandbox))
     caller = caller_workflow()

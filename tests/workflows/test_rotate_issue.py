@@ -200,7 +200,7 @@ def test_evening_tick_with_nothing_to_do_leaves_the_issue_open(rotation: Rotatio
 def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rotation) -> None:
     """Within a minute of an issue, KIS cannot be called.
 
-    During this minute, a forced run outputs the stored token with a warning.
+    During the minute after an issue, a forced run outputs the stored token with a warning.
     """
     rotation.run(force=True)
     rotation.open_issue()
