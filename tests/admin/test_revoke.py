@@ -73,7 +73,7 @@ def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
     chain.cache_token(token)  # another machine's file
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(timeout="30s")
-    assert caught.value.code == "wait-too-long"  # less than a minute after the issue
+    assert caught.value.code == "wait-too-long"  # a new issue is not allowed within a minute of the last one
     chain.pass_time(70)
     chain.cache_token(token)
     with pytest.raises(IssuanceError) as caught:

@@ -197,7 +197,10 @@ def test_times_are_in_both_zones(chain: Chain) -> None:
 
 
 def test_the_tables() -> None:
-    """Slots and events are tables. An unknown value is shown as a dash. A column without values is left out."""
+    """Slots and events are shown as tables.
+
+    An unknown value is shown as a dash. A column without values is left out.
+    """
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     valid = SlotStatus(
         "kis",

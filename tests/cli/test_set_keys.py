@@ -143,7 +143,7 @@ def test_given_day_is_stored(chain: Chain) -> None:
 
 
 def test_key_without_a_day_stays_without_one(chain: Chain) -> None:
-    """If the same key is stored again, and was stored without a day before, the key gets no day: it is not new."""
+    """If a stored key has no day, and the same key is stored again, the key gets no day, because it is not new."""
     chain.database.put_keys()
     ended = set_keys(chain, KEY, SECRET)
     assert (ended.stdout, ends_of(chain)) == ("stored plain for kis (production)\n", [None, None])

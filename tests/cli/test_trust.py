@@ -122,7 +122,7 @@ def test_each_option_has_its_column(network: GitHubNetwork, database: Database) 
 def test_sql_can_be_run_again(network: GitHubNetwork, database: Database) -> None:
     """If the same SQL is run again, nothing changes.
 
-    SQL with another access changes the access and keeps valid_until.
+    SQL for another access changes the row's access and keeps its valid_until.
     """
     first = printed(network, "acme/bot")
     run(database, first)

@@ -36,7 +36,7 @@ def sealing_runner(tmp_path: Path, sealing_runtime: Path) -> Iterator[Runner]:
 def _lend_runner(folder: Path, runtime: Path) -> Iterator[Runner]:
     folder.mkdir()
     yield Runner(folder, runtime)
-    shutil.rmtree(folder)  # removed, because the search for secrets after a test would read all of these files
+    shutil.rmtree(folder)  # the search for secrets after a test would read every file
 
 
 @pytest.fixture(scope="module")

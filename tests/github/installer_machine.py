@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PYTHON = sys.executable  # read at import, because some tests change sys.executable
+PYTHON = sys.executable  # this constant keeps the real Python, because some tests change sys.executable
 NOTHING: Mapping[str, str] = MappingProxyType({})
 #: The program of a stand-in. The program records its call, makes the target, and then succeeds, fails or waits, as the
 #: test chooses.

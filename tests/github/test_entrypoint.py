@@ -81,7 +81,7 @@ def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache
         assert not shown, "a secret is shown"
 
 
-@pytest.mark.usefixtures("runtime")  # built before the step, because the slow step's home configures no package index
+@pytest.mark.usefixtures("runtime")  # the runtime is built before the step, whose home configures no package index
 def test_token_files_are_written_at_both_speeds(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """The fast path, without packages, and the slow path write the same token files."""
     home = tmp_path / "home"

@@ -105,7 +105,7 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
     assert_succeeded(keyless_step(sandbox, tmp_path / "after"), "supabase")
 
 
-@pytest.mark.usefixtures("runtime")  # built before the step, because the step's timeout is short
+@pytest.mark.usefixtures("runtime")  # the runtime is built before the step, whose timeout is short
 @pytest.mark.parametrize(
     ("fault", "code"),
     [

@@ -58,7 +58,7 @@ def two_cold_steps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPath
     def watch() -> None:
         while not done.wait(0.05):
             for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):  # the process has ended
+                with suppress(OSError):  # the process has ended in the meantime
                     commands.add((process / "cmdline").read_bytes())
 
     env = {"RUNNER_TOOL_CACHE": str(folder / "tools"), "XDG_CACHE_HOME": str(folder / "machine")}

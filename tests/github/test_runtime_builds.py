@@ -133,7 +133,7 @@ def test_without_locks_it_is_built_without_one(machine: Machine, monkeypatch: py
 
 
 def test_two_at_once_without_locks(machine: Machine) -> None:
-    """Without locks, each job builds for itself, and all get a complete runtime."""
+    """Without locks, each job builds for itself, and every job gets a complete runtime."""
     no_locks = """
 import errno, fcntl
 def refuse(*_):

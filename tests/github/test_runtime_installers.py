@@ -94,7 +94,7 @@ def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch:
 
 @pytest.mark.usefixtures("no_pip")
 def test_installer_s_word_is_not_enough(machine: Machine) -> None:
-    """Even if an installer reports success, it has failed if the packages are missing or cannot be loaded here."""
+    """If the packages are missing or cannot be loaded, an installer that reports success counts as failed."""
     (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
     machine.put("uv", "sys.exit(0)")
     with pytest.raises(EnvironmentFault) as nothing:

@@ -80,7 +80,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytecode added elsewhere": (lambda at: shutil.copy(at / BYTECODE, at / "json.pyc"), "json.pyc was added"),
     "link for a file": (
         lambda at: replace(at / "package/module.py", lambda path: path.symlink_to("__init__.py")),
-        "package/module.py ",  # the rest of the text depends on the system: it names the mode or the kind of file
+        "package/module.py ",  # the rest of the text names the mode or the kind of file, depending on the system
     ),
     "folder for a file": (lambda at: replace(at / "package/module.py", Path.mkdir), "package/module.py is a folder"),
     "file for a folder": (lambda at: replace(at / "package/empty", Path.touch), "package/empty was added"),
@@ -200,4 +200,4 @@ def test_the_runtime_itself(sealing_runtime: Path, tmp_path: Path) -> None:
         assert (find_damage(copy) or "").startswith(f"{largest.relative_to(copy).as_posix()} has ")
         shutil.move(original, largest)
     assert find_damage(copy) is None
-    shutil.rmtree(copy)  # removed, because the search for secrets after the test would read all of these files
+    shutil.rmtree(copy)  # the search for secrets after a test would read every file

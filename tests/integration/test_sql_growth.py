@@ -144,7 +144,7 @@ def test_the_documented_prunings_work(database: Database) -> None:
 def test_a_pruning_stops_no_caller(database: Database) -> None:
     """While 30,000 events are deleted, other callers begin, commit and read without a wait.
 
-    The callers' events stay.
+    The events of these callers are not deleted.
     """
     fill(database)
     database.service.execute("set lock_timeout = '1s'")

@@ -74,7 +74,7 @@ create foreign table public.api_credentials ({_COLUMNS.replace("bigserial", "big
 def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str) -> None:
     """If api_credentials is not an ordinary table, the first file stops without a change.
 
-    The error names the remedy.
+    The error about the table names the remedy.
     """
     statement, said = OTHER_KINDS[kind]
     dsn = postgres.create_database()

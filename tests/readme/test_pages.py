@@ -170,6 +170,6 @@ def test_cron_on_a_server(newcomer: Newcomer) -> None:
 
     private = home / ".config" / "kis-token" / "env"
     assert private.stat().st_mode & 0o777 == 0o600
-    private.unlink()  # removed, because the search for secrets after the test reports every file with a key
+    private.unlink()  # the search for secrets after the test would report a file with a key
     assert (len(lines), set(seen)) == (2, {""})
     assert newcomer.sandbox.kis.counts("production").calls == 1

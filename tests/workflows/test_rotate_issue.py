@@ -241,9 +241,9 @@ def test_failed_run_adds_to_the_open_issue(rotation: Rotation, seconds: int, for
 
 def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotation) -> None:
     """If Supabase is down, the tick fails and does not call KIS: a token of one runner would look like a renewal."""
-    rotation.run(force=True)  # builds the runtime, because a timeout of 15 s is too short for a build
+    rotation.run(force=True)  # this run builds the runtime, because a timeout of 15 s is too short for a build
     rotation.open_issue()
-    shutil.rmtree(rotation.folder / "job")  # simulates another machine, which has no cached token
+    shutil.rmtree(rotation.folder / "job")  # without this folder, the runner has no cached token, like another machine
     before = rotation.sandbox.kis.requests
     account = rotation.sandbox.kis.accounts["production"][0]
     rotation.keys = {"supabase-url": NOWHERE, "app-key": account.app_key, "app-secret": account.app_secret}
