@@ -1,4 +1,4 @@
-"""``kis-token exec``: the program's environment, and how the program replaces the command's process."""
+"""``kis-token exec``: the environment of the program, which replaces the process of the command."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ PUBLIC_FUNCTIONS = {
     "credential_schema_version",
     "credential_callers_status",
 }
-#: The functions that check an ID token. A caller with the public key may call no other functions.
+#: The functions that check an ID token. With the public key, a caller may call only these functions.
 KEYLESS_FUNCTIONS = {"keyless_read", "keyless_begin", "keyless_commit", "keyless_abort"}
 READER = "kis_token_reader"
 #: The columns that a read-only key may read in the rows of tokens.

@@ -139,7 +139,7 @@ def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, call
 def test_a_repeated_token_sets_the_time_of_the_next_grant(
     database: Database, *, sealed: bool, rejected: bool, age: timedelta
 ) -> None:
-    """If KIS repeats the stored token, not_before is 61 s later. For a rejected token, it is 6 h after the issue.
+    """If KIS repeats the stored token, not_before is 61 s later. For a rejected token, not_before is 6 h after issue.
 
     The lease names the token and the unchanged version of its row.
     """

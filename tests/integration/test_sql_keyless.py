@@ -1,4 +1,4 @@
-"""The keyless functions: what each access permits, and answers equal to those of the functions for a key."""
+"""The keyless functions: the calls that each access permits, and answers equal to those of the functions for a key."""
 
 from __future__ import annotations
 

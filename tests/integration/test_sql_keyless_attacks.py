@@ -263,7 +263,7 @@ def test_claims_that_are_too_long(job: Job) -> None:
 
 
 def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
-    """A stolen ID token of a job with the access token can read the KIS token, but cannot read keys or begin."""
+    """A stolen ID token of a job with the access ``token`` can read the KIS token, but cannot read keys or begin."""
     database.owner.execute("update public.credential_callers set access = 'token'")
     stolen = job.token()
     for _ in range(2):

@@ -263,7 +263,7 @@ def test_status_has_the_version_of_the_functions(database: Database) -> None:
 
 
 def test_pruning_deletes_old_events(database: Database) -> None:
-    """Pruning deletes events older than keep, 90 days by default, and changes no lease."""
+    """Pruning deletes events that are older than ``keep`` (by default 90 days), and changes no lease."""
     issue_by_functions(database, make_token())
     database.owner.execute("update credential_issuances set happened_at = now() - interval '91 days' where id % 2 = 0")
     old = len(database.owner.execute("select 1 from credential_issuances where id % 2 = 0").fetchall())

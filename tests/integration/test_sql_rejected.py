@@ -165,7 +165,7 @@ def test_an_expired_entry_is_forgotten(database: Database) -> None:
 def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str) -> None:
     """If the row rejected_tokens cannot be parsed, the functions treat it as empty.
 
-    The next rejection replaces its value.
+    The next rejected token replaces an unreadable value.
     """
     database.put("rejected_tokens", value)
     issue_by_functions(database, make_token())

@@ -266,8 +266,8 @@ def test_headers_that_name_another_way_to_sign(database: Database, github: GitHu
 def test_numbers_in_place_of_texts_stay_small(database: Database, key: SigningKey, github: GitHubIssuer) -> None:
     """A list of numbers such as 1e99999 in a header is never turned into text, so a forged token costs little memory.
 
-    As text, each list of the test would have 145 million characters. To make this text, the function would need seconds
-    and a gigabyte of memory.
+    As text, each list of the test would have 145 million characters. The function would need seconds and a gigabyte of
+    memory to turn such a list into text.
     """
     store_issuer_keys(database.owner, github)
     numbers = ",".join(["1e99999"] * 1450)

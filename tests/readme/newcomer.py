@@ -1,4 +1,4 @@
-"""A user on the first day. The user does exactly the steps of the pages."""
+"""A user on the first day, as a class whose methods do exactly the steps of the pages."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ TELL = find_step(WORKFLOW.name, "Warn of the app key's end in an issue")
 
 
 class Watch(WatchingSteps):
-    """The two steps, for a slot with a key."""
+    """The two steps that warn of the end of a slot's app key."""
 
     def run(self) -> list[tuple[bool, int]]:
         """Run both steps. Return for each issue whether it is open, and the number of its texts."""
@@ -52,7 +52,7 @@ class Watch(WatchingSteps):
 
 @pytest.fixture
 def watch(tmp_path: Path, sandbox: Sandbox) -> Watch:
-    """The two steps, for a slot with a key."""
+    """The two steps that warn of the end of a slot's app key."""
     return Watch(tmp_path, sandbox, LOOK, TELL)
 
 

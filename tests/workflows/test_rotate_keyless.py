@@ -36,13 +36,13 @@ def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
 
 
 def trust(sandbox: Sandbox, network: GitHubNetwork, **columns: object) -> None:
-    """Store the issuer's keys, and list the issuer's usual job with the access issue."""
+    """Store the issuer's keys, and list the issuer's usual job with the access ``issue``."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         store_issuer_keys(connection, network.issuer)
         list_caller(connection, network.issuer, sandbox.supabase.url, **{"access": "issue"} | columns)
 
 
-@pytest.mark.usefixtures("runtime")  # built before the test, because the test's proxy does not lead to a package index
+@pytest.mark.usefixtures("runtime")  # the runtime is built before: the test's proxy leads to no package index
 def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
     """With two variables and the permission id-token, the rotation renews a due token.
 
