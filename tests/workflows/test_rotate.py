@@ -289,7 +289,7 @@ def test_no_step_names_the_action_by_a_tag() -> None:
     ],
 )
 def test_schedule_is_kept_enabled_from_a_branch_with_an_at_sign(tmp_path: Path, reference: str, file: str) -> None:
-    """Whatever the branch is named, the workflow's file name is the part before the first ``@refs/``."""
+    """The workflow's file name is the part before the first ``@refs/``, even if the branch's name has an at sign."""
     add_command(tmp_path, "gh", Path(__file__).with_name("gh.py").read_text())
     env = {
         "GITHUB_SERVER_URL": "https://github.com",
