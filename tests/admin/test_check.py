@@ -20,10 +20,7 @@ from tests.support import ANON_KEY, SERVICE_KEY, TurnedClock
 
 
 def test_a_whole_set_up(sound: Chain) -> None:
-    """In a complete set-up, all findings of the check are ok.
-
-    The check sends KIS one HEAD request and changes no row.
-    """
+    """In a complete set-up, all findings are ok. The check sends KIS one HEAD request and changes no row."""
     before, asked = sound.database.row(), len(sound.kis.requests)
     found = findings(sound)
 
@@ -64,10 +61,7 @@ def test_a_check_reads_each_thing_once(sound: Chain) -> None:
 
 
 def test_the_command(sound: Chain) -> None:
-    """Each finding is a line or a JSON object, and the last line is the result.
-
-    If the check finds a fault, the exit status is 1.
-    """
+    """Each finding is a line or a JSON object. The last line is the result. A fault gives the exit status 1."""
     text = kis_token(sound.variables, "check")
     as_json = kis_token_here(sound.variables, "check", "--json")
     sound.database.put_keys(OTHER)
@@ -123,10 +117,7 @@ def test_key_of_another_project(sound: Chain) -> None:
     ],
 )
 def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str]) -> None:
-    """The check reads the kind and the end of a Supabase key from its claims.
-
-    If a key's end is near, the finding is a note.
-    """
+    """The check reads a Supabase key's kind and end from its claims. A near end is a note."""
     clock = TurnedClock()
     if "exp" in claims and claims["exp"] is None:
         claims = claims | {"exp": int((clock.now() + timedelta(days=3)).timestamp())}

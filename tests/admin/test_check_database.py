@@ -92,10 +92,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("damage", "what", "said"), DAMAGES)
 def test_difference_from_the_migrations_is_named(own: Chain, damage: str, what: str, said: str) -> None:
-    """The check names a missing part, a later grant and a disabled protection.
-
-    The files of sql/ repair each difference.
-    """
+    """The check names a missing part, a later grant and a disabled protection. The files of sql/ repair all three."""
     own.database.put_keys()
     own.database.owner.execute(sql.SQL(damage))
 
@@ -143,10 +140,7 @@ VERSION = "create or replace function credential_schema_version() returns intege
     ids=["older", "newer", "from before there was a version"],
 )
 def test_the_version_of_the_functions(own: Chain, change: str, *, is_old: bool) -> None:
-    """If the functions are of an older release, the finding is wrong and names the files to run.
-
-    If the functions are of a newer release, the finding is ok.
-    """
+    """Functions of an older release are wrong, with the files to run. Functions of a newer release are ok."""
     own.database.put_keys()
     own.database.owner.execute(change.encode())
     found = findings(own)

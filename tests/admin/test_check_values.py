@@ -52,10 +52,7 @@ def test_a_cached_token_is_replaced_by_itself(sound: Chain) -> None:
 
 
 def test_a_rejected_token(sound: Chain) -> None:
-    """If the stored or the cached token is rejected, the finding is a note.
-
-    The row rejected_tokens is not checked as a credential.
-    """
+    """A stored or cached token that is rejected is a note. The row rejected_tokens is not checked as a credential."""
     token = sound.resolve().token
     sound.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
     found = findings(sound)
@@ -149,10 +146,7 @@ def test_keys_that_do_not_match(sound: Chain) -> None:
 
 
 def test_a_key_of_the_other_environment(sound: Chain) -> None:
-    """In production, a key that is stored for paper is wrong.
-
-    In paper, a key that is stored for production is a note.
-    """
+    """In production, a key stored for paper is wrong. In paper, a key stored for production is a note."""
     sound.database.owner.execute("update public.api_credentials set environment = 'paper'")
     assert faults(findings(sound)) == [("environment", "")]
     sound.database.owner.execute("update public.api_credentials set environment = 'production'")

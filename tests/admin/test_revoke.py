@@ -145,10 +145,7 @@ class Interrupted:
 
 
 def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
-    """If the store fails after KIS has revoked the token, the revocation fails.
-
-    A second revocation makes the row inactive.
-    """
+    """If the store fails after the call of KIS, the command fails. A second revocation makes the row inactive."""
     chain.resolve()
     with pytest.raises(StoreOutage):
         end_token(chain, Interrupted(chain))

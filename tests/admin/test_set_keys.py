@@ -68,10 +68,7 @@ def test_made_keys_are_keys(chain: Chain) -> None:
 
 
 def test_made_keys_are_no_paths(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No new encryption key has a slash, because Git's bash on Windows rewrites paths.
-
-    Older keys with a slash are accepted.
-    """
+    """No new key has a slash, because Git's bash on Windows rewrites paths. Older keys with a slash are accepted."""
     monkeypatch.setattr("secrets.token_bytes", lambda length: b"\xff" * length)
 
     made, older = make_encryption_key(), base64.b64encode(b"\xff" * 32).decode()
@@ -105,10 +102,7 @@ def test_sealing_is_repeatable(owner: Owner) -> None:
 
 
 def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
-    """If the new encryption key is given first and the old one second, all values are sealed with the new key.
-
-    After all values are sealed with the new key, the old encryption key is not needed.
-    """
+    """With the new key before the old key, all values are sealed with the new key. Then the old key is not needed."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -125,10 +119,7 @@ def test_inactive_rows_are_sealed(owner: Owner) -> None:
 
 
 def test_sealing_that_was_interrupted_is_taken_up(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If sealing is interrupted, the next run seals the other rows.
-
-    During sealing, each row is complete at every moment.
-    """
+    """If sealing is interrupted, the next run seals the other rows. Each row is complete at every moment."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     done: list[str] = []
@@ -220,10 +211,7 @@ def test_sealing_wants_a_key(owner: Owner) -> None:
 
 
 def test_keys_are_stored_plain_or_sealed(owner: Owner) -> None:
-    """Without an encryption key, keys are stored plain.
-
-    With an encryption key, each value is sealed for its own row.
-    """
+    """If no encryption key is set, keys are stored plain. If it is set, each value is sealed for its own row."""
     owner.set_app_key()
     assert owner.stored == {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}
     owner.set_app_key(encryption_key=OLD)
@@ -245,10 +233,7 @@ def test_sealed_slot_is_not_made_plain_by_accident(owner: Owner) -> None:
 
 
 def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) -> None:
-    """If the keys of a plain slot are stored sealed, the plain token of the same app key stays.
-
-    After the plain token is sealed, callers use it.
-    """
+    """If a plain slot gets sealed keys, the plain token of the same app key stays, and is used after it is sealed."""
     token = make_token()
     owner.chain.database.put_keys()
     owner.chain.database.put_token(token)
@@ -305,10 +290,7 @@ def test_opaque_token_stays_with_the_stored_key(owner: Owner) -> None:
 
 
 def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
-    """If the encryption key is lost, keys can be stored with a new one.
-
-    A token that is sealed with the lost key becomes inactive.
-    """
+    """If the encryption key is lost, keys can be stored with a new one. A token under the lost key becomes inactive."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)

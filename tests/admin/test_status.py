@@ -159,10 +159,7 @@ def test_foreign_text_cannot_control_a_terminal(chain: Chain) -> None:
 
 
 def test_a_slot_that_there_is_not(chain: Chain) -> None:
-    """If no slot has the name that is given by ``--service``, a warning reports this.
-
-    A slot that has only keys is shown with its environment.
-    """
+    """A warning reports that no slot has the name ``--service``. A slot that has only keys is shown."""
     missing = kis_token_here(chain.variables, "status", "--service", "kis-typo")
     chain.database.put_keys()
     found = kis_token_here(chain.variables, "status", "--service", "kis")
@@ -197,10 +194,7 @@ def test_times_are_in_both_zones(chain: Chain) -> None:
 
 
 def test_the_tables() -> None:
-    """Slots and events are shown as tables.
-
-    An unknown value is shown as a dash. A column without values is left out.
-    """
+    """Slots and events are tables. An unknown value is shown as a dash. A column without values is left out."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     valid = SlotStatus(
         "kis",
@@ -268,10 +262,7 @@ def test_a_table_that_fits_stays_one() -> None:
 
 
 def test_app_key_that_ends_soon(chain: Chain) -> None:
-    """The JSON has the end of the stored app key.
-
-    From 30 days before an app key's end, status prints one warning for the key's slot.
-    """
+    """The JSON has the app key's end. From 30 days before the end, status prints a warning for the slot."""
     for service, days in (("kis", 29), ("kis-second", 31)):
         chain.database.put_keys(service=service)
         put_key_end(chain, utc_now() + timedelta(days=days), service)
@@ -293,10 +284,7 @@ def test_nothing_yet() -> None:
 
 
 def test_the_command(chain: Chain) -> None:
-    """``kis-token status`` prints text, or one JSON object with ``--json``.
-
-    ``kis-token status`` prints no token and issues no token.
-    """
+    """``status`` prints text, or one JSON object with ``--json``, but no token. ``status`` issues no token."""
     issue_by_functions(chain.database, make_token())
     text = kis_token(chain.variables, "status")
     members = json.loads(kis_token_here(chain.variables, "status", "--json").stdout)
@@ -324,10 +312,7 @@ def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -
 
 
 def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: EmbeddedPostgres) -> None:
-    """If the database has the functions of version 1.0.0, the error names the files to run.
-
-    After the owner has run the files of sql/, status works.
-    """
+    """With the functions of version 1.0.0, status fails and names the files to run. After these files, status works."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(OLD_FILES.read_bytes())
@@ -363,10 +348,7 @@ def test_a_read_only_key_may_not_read_the_log(chain: Chain) -> None:
 
 
 def test_a_store_that_fails(chain: Chain) -> None:
-    """If Supabase refuses the key, the error is a configuration error.
-
-    A malformed answer, and no answer, is an outage.
-    """
+    """A key that Supabase refuses is a configuration error. A malformed answer, or no answer, is an outage."""
     with pytest.raises(StoreMisconfigured):
         status_of(chain, key="sb_secret_of_another_project")
     answers: list[object] = [[], {}, {"server_now": "x", "leases": [], "issuances": []}]

@@ -53,10 +53,7 @@ def test_get_names_missing_settings() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 @pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
 def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
-    """If standard output cannot be written, the command prints one error and ends with status 1.
-
-    Python prints no error of its own.
-    """
+    """If standard output cannot be written, the only error is that of the command, which ends with status 1."""
     issue_token(sandbox)
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(

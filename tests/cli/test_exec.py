@@ -44,10 +44,7 @@ def start(chain: Chain, *command: str) -> subprocess.Popen[str]:
 
 
 def test_program_has_token_and_keys(chain: Chain) -> None:
-    """The program gets token, host and stored keys, and keeps KIS_ACCOUNT_NO.
-
-    The command has the program's exit status.
-    """
+    """The program gets token, host and stored keys, and keeps KIS_ACCOUNT_NO. Its exit status is the command's."""
     token = make_token()
     chain.database.put_token(token)
     chain.database.put_keys()

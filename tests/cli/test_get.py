@@ -94,10 +94,7 @@ def test_paper_by_option(sandbox: Sandbox) -> None:
 
 
 def test_sql_in_order() -> None:
-    """``sql`` prints all migrations, complete and in the order of their names.
-
-    ``sql --directory`` prints their folder.
-    """
+    """``sql`` prints all migrations in the order of their names. ``sql --directory`` prints the folder."""
     printed, folder = kis_token_here({}, "sql"), kis_token_here({}, "sql", "--directory")
 
     assert folder.stdout == f"{migrations_folder()}\n"

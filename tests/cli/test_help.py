@@ -93,10 +93,7 @@ def test_exit_statuses_are_said() -> None:
     ],
 )
 def test_invalid_command_line_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
-    """For an invalid command line, the command prints usage and fault and ends with status 2.
-
-    The words of an invalid command line are not printed, because they may be keys.
-    """
+    """For an invalid command line, usage and fault are printed, but no argument: it may be a key. The status is 2."""
     assert_not_repeated(kis_token_here({}, *arguments), said)
 
 

@@ -64,10 +64,7 @@ def test_wrong_values_are_not_stored(chain: Chain, key: str, secret: str, code: 
 
 
 def test_quotes_are_cut_off(chain: Chain) -> None:
-    """Quotes around the values are removed.
-
-    The keys are stored after KIS has checked them by one call that issues no token.
-    """
+    """Quotes around the values are removed. The keys are stored after one call that issues no token."""
     ended = set_keys(chain, f'"{KEY}"', f"'{SECRET}'")
 
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -93,10 +90,7 @@ def test_paper_keys_are_not_stored_as_real_ones(chain: Chain) -> None:
 
 
 def test_outage_of_kis_stores_nothing_unless_told(chain: Chain) -> None:
-    """If KIS does not answer, ``set-keys`` fails and stores nothing.
-
-    With ``--no-verify``, ``set-keys`` stores the unchecked keys.
-    """
+    """If KIS does not answer, ``set-keys`` stores nothing. With ``--no-verify``, it stores the unchecked keys."""
     chain.kis.production.stop()
     ended = set_keys(chain, KEY, SECRET)
     assert (ended.returncode, "[kis-unreachable]" in ended.stderr) == (1, True)

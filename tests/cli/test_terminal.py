@@ -43,10 +43,7 @@ def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[byt
 
 
 def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) -> None:
-    """On a terminal, one line names the reason of a wait and counts the seconds.
-
-    After the wait, the line is cleared.
-    """
+    """On a terminal, one line names the reason of a wait and counts the seconds. The line is cleared at the end."""
     caller, token = Caller(chain.database, label="night\x1b[2Jjob"), make_token()
     caller.begin()
     child = start(chain, "get", stderr=terminal.inside)

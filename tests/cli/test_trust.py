@@ -74,10 +74,7 @@ def rows(database: Database) -> list[dict[str, object]]:
 
 
 def test_printed_sql_lists_the_job(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """After the SQL has run, the repository's job on main can read the token.
-
-    A job on another branch cannot read the token.
-    """
+    """After the SQL has run, only the repository's job on main can read the token, and no job on another branch."""
     database.put_token(make_token())
 
     run(database, printed(network, "acme/bot"))
@@ -120,10 +117,7 @@ def test_each_option_has_its_column(network: GitHubNetwork, database: Database) 
 
 
 def test_sql_can_be_run_again(network: GitHubNetwork, database: Database) -> None:
-    """If the same SQL is run again, nothing changes.
-
-    SQL for another access changes the row's access and keeps its valid_until.
-    """
+    """The same SQL changes nothing when run again. SQL for another access changes the access and keeps valid_until."""
     first = printed(network, "acme/bot")
     run(database, first)
     database.owner.execute("update public.credential_callers set valid_until = '2099-01-01'")
@@ -169,10 +163,7 @@ def test_key_that_was_stored_wrongly_is_corrected(network: GitHubNetwork, databa
 
 
 def test_keys_that_cannot_be_stored(network: GitHubNetwork, database: Database) -> None:
-    """Keys of another kind, length or exponent are left out.
-
-    A comment in the SQL has the number of keys that are left out.
-    """
+    """Keys of another kind, length or exponent are left out. A comment in the SQL has the number of these keys."""
     sound = network.issuer.keys[0].jwk()
     short = SigningKey.make("short", bits=1024).jwk()
     odd: list[object] = [
@@ -197,10 +188,7 @@ def test_keys_that_cannot_be_stored(network: GitHubNetwork, database: Database) 
 
 
 def test_numbers_can_be_given(network: GitHubNetwork, database: Database) -> None:
-    """If both numbers are given, GitHub's API gets no request.
-
-    The numbers can list a repository that this machine cannot see.
-    """
+    """If both numbers are given, GitHub's API gets no request, so that an invisible repository can be listed."""
     run(database, printed(network, "someone/else", "--repository-id", "1234", "--owner-id", "56"))
 
     (row,) = rows(database)
@@ -209,10 +197,7 @@ def test_numbers_can_be_given(network: GitHubNetwork, database: Database) -> Non
 
 
 def test_private_repository_by_a_variable(network: GitHubNetwork) -> None:
-    """GH_TOKEN gives access to a private repository.
-
-    The command sends GH_TOKEN only to GitHub and does not print it.
-    """
+    """GH_TOKEN gives access to a private repository. GH_TOKEN is sent only to GitHub and is not printed."""
     network.is_private = True
     refused = trust(network, "acme/bot")
     text = printed(network, "acme/bot", GH_TOKEN=network.SIGN_IN, GITHUB_TOKEN="another")
@@ -225,10 +210,7 @@ def test_private_repository_by_a_variable(network: GitHubNetwork) -> None:
 @needs_scripts
 @pytest.mark.usefixtures("child_processes")
 def test_private_repository_by_the_sign_in_of_gh(network: GitHubNetwork, tmp_path: Path) -> None:
-    """The command asks ``gh`` for its token for github.com.
-
-    If ``gh`` is not signed in, the command continues without a token of GitHub.
-    """
+    """The command uses the token of ``gh`` for github.com. If ``gh`` is not signed in, the command uses no token."""
     network.is_private = True
     commands = tmp_path / "commands"
     commands.mkdir()
@@ -252,9 +234,9 @@ def test_private_repository_by_the_sign_in_of_gh(network: GitHubNetwork, tmp_pat
     ids=["server", "ghe.com", "enterprise"],
 )
 def test_other_issuers(tmp_path: Path, database: Database, anon: Connection, issuer: str, api_url: str) -> None:
-    """A job of another server is listed with that server's issuer.
+    """A job of another server is listed with this server's issuer.
 
-    A job on github.com with the same numbers is not a caller.
+    A github.com job of the same numbers is no caller.
     """
     numbers = ("--repository-id", "74", "--owner-id", "65") if "/api/v3" in api_url else ()
     with GitHubNetwork(tmp_path, issuer, urlsplit(api_url).netloc) as network:
@@ -273,10 +255,7 @@ def test_other_issuers(tmp_path: Path, database: Database, anon: Connection, iss
 
 
 def test_issuer_on_this_machine(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """For an emulated issuer, which has no API, the SQL has the given numbers.
-
-    GH_TOKEN is not sent to an emulated issuer.
-    """
+    """For an emulated issuer, the SQL has the given numbers. GH_TOKEN is not sent to an emulated issuer."""
     with GitHubIssuer() as issuer:
         issuer.issuer = issuer.url
         numbers = ("--repository-id", "74", "--owner-id", "65")

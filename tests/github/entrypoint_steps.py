@@ -68,10 +68,7 @@ def assert_succeeded(ended: Ended, source: str) -> None:
 
 
 def age_token(sandbox: Sandbox, seconds: int) -> None:
-    """Store a token that is not a JWT and ends in ``seconds``.
-
-    If ``seconds`` is negative, the stored token has expired.
-    """
+    """Store a token that is not a JWT and ends in ``seconds``. If ``seconds`` is negative, it has expired."""
     value = json.dumps({"access_token": "opaque.token-of-a-test_0123456789", "app_key_id": "0" * 16})
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(

@@ -72,10 +72,7 @@ def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIs
 def test_keyless_job_issues_with_fresh_id_tokens(
     sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
 ) -> None:
-    """If no token is stored, the job issues and stores a token.
-
-    The job begins and commits with two different ID tokens.
-    """
+    """If no token is stored, the job issues and stores a token, with one ID token for begin and one for commit."""
     trust(sandbox, github, access="issue")
     sandbox.supabase.server.forget()
 

@@ -219,10 +219,7 @@ class BrokenWorkflow(RecordedWorkflow):
 
 
 def test_error_is_told_even_when_the_files_are_broken() -> None:
-    """The error line is printed before the files are written.
-
-    If a file cannot be written, a second line reports this.
-    """
+    """The error line is printed before the files are written. If they are unwritable, a second line reports this."""
     workflow = BrokenWorkflow()
     report_failure(KisTokenError("output-unwritable", "GITHUB_OUTPUT names no file"), (), workflow)
     assert len(workflow.of("error")) == 1
@@ -291,10 +288,7 @@ def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_pat
 
 
 def test_no_file_is_written_for_an_expired_token(tmp_path: Path) -> None:
-    """With allow-expired, an expired token is output with a warning.
-
-    An expired token gets no token file, because a client with an expired token would issue a new one.
-    """
+    """With allow-expired, an expired token is output with a warning, but no token file: a client would issue."""
     workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
     publish(resolution_of(expired=True), settings, workflow, {"HOME": str(tmp_path)}, NOON)
     assert list(tmp_path.iterdir()) == []

@@ -62,10 +62,7 @@ def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
 
 @pytest.mark.parametrize("machine_name", ["arm64", "x86_64"])
 def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, machine_name: str) -> None:
-    """On macOS, a universal2 Python runs on arm64 and x86_64.
-
-    The name of the runtime's folder contains the machine's type.
-    """
+    """On macOS, a universal2 Python runs on arm64 and x86_64, so the runtime's name has the machine's type."""
     seen = os.uname_result(("Darwin", "runner", "24.0", "", machine_name))
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")

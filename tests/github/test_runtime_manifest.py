@@ -1,7 +1,4 @@
-"""The manifest detects each kind of damage.
-
-A copy of the packages is not damage, and neither is added or removed bytecode.
-"""
+"""The manifest detects each kind of damage. A copied folder, and added or removed bytecode, are no damage."""
 
 from __future__ import annotations
 
@@ -126,10 +123,7 @@ def test_file_of_another_user_is_damage(packages: Path, name: str) -> None:
 
 @pytest.mark.parametrize("harm", [cut, change, Path.unlink, lambda path: path.with_name("new.pyc").touch()])
 def test_bytecode_is_not_compared(packages: Path, harm: Callable[[Path], object]) -> None:
-    """Missing or changed bytecode is no damage, because Python writes it at any time.
-
-    Damaged bytecode fails when it is imported.
-    """
+    """Missing or changed bytecode is no damage, because Python writes it at any time. An import finds bad bytecode."""
     harm(packages / BYTECODE)
     assert find_damage(packages) is None
 

@@ -23,10 +23,7 @@ PLACES = ["RUNNER_TOOL_CACHE", "XDG_CACHE_HOME", "HOME", "RUNNER_TEMP"]
 
 @pytest.mark.parametrize("place", PLACES)
 def test_place_is_the_first_that_can_be_used(machine: Machine, place: str) -> None:
-    """The order of the places is: tool cache, user's cache folder, job's own folder.
-
-    A place is skipped if its path is a file.
-    """
+    """The order of places is tool cache, user's cache folder, job's own folder. A place that is a file is skipped."""
     machine.put("uv")
     (machine.folder / "file").write_text("")
     places = {

@@ -156,20 +156,14 @@ def test_step_is_the_python_itself(bare_machine: BareMachine) -> None:
 
 
 def test_shell_is_there_on_every_system() -> None:
-    """The step uses the shell ``sh``, which every system has, and bash on Windows.
-
-    start.sh has no syntax that only bash knows.
-    """
+    """The step uses ``sh``, and bash on Windows. start.sh has no syntax that only bash knows."""
     assert STEP["shell"] == "${{ runner.os == 'Windows' && 'bash' || 'sh' }}"
     for shell in SHELLS.values():
         subprocess.run([*shell[:-1], "-n", CHECKOUT / START], check=True)
 
 
 def test_secrets_are_no_paths_to_git_s_bash() -> None:
-    """Git's bash on Windows rewrites values that look like paths.
-
-    Variables with the listed prefixes are not rewritten.
-    """
+    """Git's bash on Windows rewrites values that look like paths, but no variable with a listed prefix."""
     kept = STEP["env"]["MSYS2_ENV_CONV_EXCL"].split(";")
 
     assert kept == ["INPUT_", "KIS_", "SUPABASE_", "ACTIONS_"]

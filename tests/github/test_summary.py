@@ -68,10 +68,7 @@ FRESH = """\
 
 
 def test_a_fresh_token() -> None:
-    """The line has the time left, the source and KIS's message.
-
-    The times and each source's result are below the line.
-    """
+    """The line has the time left, the source and KIS's message. The times and each source's result are below it."""
     resolution = resolution_of(("supabase", "its token is fresh, 3 h 0 min left"), ("cache", "turned off"))
     assert describe_success(resolution, make_settings()) == FRESH
 
@@ -250,10 +247,7 @@ verify is neither true nor false\\
 
 
 def test_several_faults() -> None:
-    """Each fault has its own line.
-
-    If no request was sent, no sources are listed. Angle brackets in a remedy are visible.
-    """
+    """Each fault has its own line. Without a request, no sources are listed. Angle brackets in a remedy are visible."""
     error = SettingsError(
         [
             ("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set"),
@@ -294,10 +288,7 @@ VALIDITIES = [
 
 @pytest.mark.parametrize(("left", "begin", "bar", "percent"), VALIDITIES, ids=str)
 def test_validity_is_a_figure_and_a_bar(left: timedelta, begin: str, bar: str, percent: int) -> None:
-    """While a token has not ended, its bar is not empty.
-
-    A wrong clock cannot make the bar longer than 10 characters.
-    """
+    """While a token has not ended, its bar is not empty. A wrong clock cannot lengthen the bar."""
     summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
     assert summary.splitlines()[0] == (
         f"<details><summary>{begin} · from Supabase · no message sent · kis {bar}</summary>"
@@ -306,10 +297,7 @@ def test_validity_is_a_figure_and_a_bar(left: timedelta, begin: str, bar: str, p
 
 
 def test_only_an_issue_for_a_real_account_sends_a_message() -> None:
-    """If a token was issued for a real account, the summary shows that KIS sends one message.
-
-    If a token is for a paper account or was not issued now, the summary shows that KIS sends no message.
-    """
+    """Only for a token that was issued now for a real account, the summary shows that KIS sends one message."""
     real, paper = make_settings(), make_settings(KIS_ENVIRONMENT="paper")
     issued = resolution_of(("oauth", "issued a token"), source="oauth", refreshed=True)
     again = resolution_of(("oauth", "gave an earlier token again"), source="oauth")
@@ -439,7 +427,7 @@ def test_pieces_would_be_markup() -> None:
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_every_code_leads_to_its_entry(code: str) -> None:
-    """The hyperlink of each code leads to a heading of the page in both languages.
+    """Each code's hyperlinks lead to a heading of the page in both languages.
 
     Angle brackets in a remedy are visible.
     """

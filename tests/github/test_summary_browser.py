@@ -118,10 +118,7 @@ def test_bars_can_be_compared(seen: dict[str, Any], width: int, dark: bool) -> N
 
 
 def test_bar_does_not_look_like_redacted_text(seen: dict[str, Any]) -> None:
-    """A full bar covers at most 25 % of its area.
-
-    Block characters would cover more than 60 % and look like redacted text.
-    """
+    """A full bar covers at most 25 % of its area. Block characters cover more than 60 %, like redacted text."""
     full, blocks = (seen[name]["jobs"][0]["ink"] for name in (f"jobs {SCREEN} False", f"blocks {SCREEN} False"))
     assert 0.02 <= full <= 0.25
     assert blocks > 0.6

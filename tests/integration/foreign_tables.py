@@ -31,10 +31,7 @@ COLUMNS = {
 
 
 def insert(*rows: str, **more: str) -> str:
-    """Return SQL that inserts ``rows`` (type and value, as SQL) into the slot kis.
-
-    Each row gets the columns ``more``.
-    """
+    """Return SQL that inserts ``rows`` (type and value, as SQL), each with the columns ``more``, into the slot kis."""
     columns = ", ".join(["service_name", "credential_type", "credential_value", *more])
     tails = "".join(f", {value}" for value in more.values())
     values = ", ".join(f"('kis', {row}{tails})" for row in rows)
@@ -51,10 +48,7 @@ def token(expires_at: str) -> str:
 
 
 def table(*constraints: str, without: tuple[str, ...] = (), **columns: str) -> str:
-    """Return the DDL of the guide's table.
-
-    ``columns`` replaces column types; the columns in ``without`` are left out.
-    """
+    """Return the DDL of the guide's table, with the types in ``columns`` and without the columns in ``without``."""
     wanted = {name: kind for name, kind in {**COLUMNS, **columns}.items() if name not in without}
     return f"create table api_credentials ({', '.join([*(f'{n} {k}' for n, k in wanted.items()), *constraints])})"
 

@@ -107,10 +107,7 @@ def guides_project(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture(scope="module")
 def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 - this fixture starts processes
-    """A plain PostgreSQL server.
-
-    The server has Supabase's three roles without attributes, and nothing else of Supabase.
-    """
+    """A plain PostgreSQL server that has Supabase's three roles without attributes, and nothing else of Supabase."""
     with EmbeddedPostgres(max_connections=10) as server:
         with psycopg.connect(server.dsn) as connection:
             connection.execute("create role anon; create role authenticated; create role service_role")
@@ -168,10 +165,7 @@ def test_migrations_need_no_superuser(database: Database) -> None:
 
 
 def test_stored_rows_only_get_a_version(postgres: EmbeddedPostgres) -> None:
-    """If the files run on the guide's table, no stored value changes.
-
-    Each row gets a version, which a second run keeps.
-    """
+    """On the guide's table, the files change no stored value. Each row gets a version, which a second run keeps."""
     owner = guides_project(postgres)
     query = "select to_jsonb(c) as row from api_credentials c order by id"
     with connect(owner) as connection:

@@ -189,10 +189,7 @@ def test_a_repeated_token_sets_the_time_of_the_next_grant(
     ids=str,
 )
 def test_invalid_arguments_are_refused(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """A commit of an invalid or expired token raises 22023 and stores nothing.
-
-    The holder can still commit a valid token.
-    """
+    """A commit of an invalid token raises 22023 and stores nothing. The holder can still commit a valid token."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         caller.commit(make_token(), **change)
     assert database.row() == {}

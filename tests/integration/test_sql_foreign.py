@@ -118,10 +118,7 @@ def test_an_empty_table_of_any_types_is_corrected(bare: Database) -> None:
     ids=["a view", "a policy", "a trigger"],
 )
 def test_an_object_that_depends_on_a_column_is_named(bare: Database, dependent: str) -> None:
-    """If another object uses a column, PostgreSQL refuses to change the column's type.
-
-    The message quotes PostgreSQL.
-    """
+    """If another object uses a column, PostgreSQL does not change the column's type. The message quotes PostgreSQL."""
     database = prepare(bare, table(UNIQUE, credential_value="varchar(255) not null"), KEYS, dependent)
     message = refusal(database)
 

@@ -123,10 +123,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) -> None:
-    """The first file stops and lists every difference.
-
-    After the owner has run the listed statements, the files of sql/ succeed.
-    """
+    """The first file stops and lists every difference. After the listed statements have run, the files succeed."""
     statements, said = REFUSED[case]
     database = prepare(bare, *statements)
     message = refusal(database)

@@ -91,10 +91,7 @@ def test_slot_without_rows(job: Job, database: Database) -> None:
 
 @pytest.mark.parametrize("access", ["token", "keys"])
 def test_low_access_cannot_issue(database: Database, job: Job, access: str) -> None:
-    """A job without the access ``issue`` cannot begin, commit or abort.
-
-    The error has the UPDATE that grants ``issue``.
-    """
+    """A job without the access ``issue`` cannot begin, commit or abort. The error has an UPDATE that grants it."""
     database.owner.execute("update public.credential_callers set access = %s", (access,))
 
     assert [refusal(attempt).code for attempt in (job.begin, job.abort)] == ["KTA05"] * 2
@@ -145,10 +142,7 @@ def test_optional_arguments_arrive(database: Database, job: Job) -> None:
 
 
 def test_label_is_the_issuer_s_word(database: Database, job: Job) -> None:
-    """A keyless job's label in the log has the repository, run and attempt of its claims.
-
-    A keyless job cannot send a label.
-    """
+    """The label in the log has the claims' repository, run and attempt. A keyless job cannot send a label."""
     job.begin()
     assert database.lease()["holder_label"] == "acme/bot run 7000000001 attempt 1"
     with pytest.raises(psycopg.errors.UndefinedFunction):

@@ -50,10 +50,7 @@ def test_keys_replace_those_before_also_inactive_ones(database: Database) -> Non
 
 
 def test_end_of_the_keys_is_stored(database: Database) -> None:
-    """Key and secret get the given end.
-
-    If no end is given, key and secret get null, so that no key has an earlier key's end.
-    """
+    """Key and secret get the given end, or null if no end is given, so that no key has an earlier key's end."""
     end = utc_now().replace(microsecond=0) + 300 * 24 * HOUR
     for given, kept in ((end, end), (None, None)):
         arguments = {} if given is None else {"expires_at": given}
@@ -86,10 +83,7 @@ def test_token_ends_with_its_key(database: Database) -> None:
 
 
 def test_lease_that_runs_stores_nothing_of_the_old_key(database: Database) -> None:
-    """If the key changes, the holder with the old key is fenced.
-
-    After 71 s, a caller with the new key is granted a lease.
-    """
+    """If the key changes, a holder with the old key is fenced. 71 s later, a caller with the new key is granted."""
     holder, successor = Caller(database), Caller(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
     assert holder.begin()["status"] == "granted"
 

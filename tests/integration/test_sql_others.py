@@ -77,10 +77,7 @@ def test_an_invalid_abort_is_refused(caller: Caller, change: dict[str, object]) 
 
 
 def test_save_answers_saved_or_kept(database: Database) -> None:
-    """The status of save_token shows whether the token was stored.
-
-    The client does not return this status to its caller.
-    """
+    """The status shows whether save_token stored the token. The client does not return this status to its caller."""
     stored = make_token(left=23 * HOUR)
     until = stored.expires_at
 
@@ -128,10 +125,7 @@ def revoke(database: Database, token: Token, **changes: object) -> str:
 
 
 def test_a_revoked_token_is_never_stored_again(database: Database) -> None:
-    """A revocation makes the row inactive.
-
-    Later, begin names the revoked token, and a commit of this token stores nothing.
-    """
+    """A revocation makes the row inactive. begin names the revoked token, and a commit of this token stores nothing."""
     token = make_token()
     issue_by_functions(database, token)
     assert revoke(database, token) == "revoked"

@@ -146,10 +146,7 @@ def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: 
 
 
 def test_an_expired_entry_is_forgotten(database: Database) -> None:
-    """begin_issuance does not name a rejected token that has expired.
-
-    The next write removes the entry of an expired token.
-    """
+    """begin_issuance does not name a rejected token that has expired. The next write removes the expired entry."""
     old, new = make_token(), make_token()
     ends = {old.token_id: f"{utc_now() - HOUR}"}
     database.put("rejected_tokens", json.dumps(ends))

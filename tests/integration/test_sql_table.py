@@ -72,10 +72,7 @@ create foreign table public.api_credentials ({_COLUMNS.replace("bigserial", "big
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str) -> None:
-    """If api_credentials is not an ordinary table, the first file stops without a change.
-
-    The error about the table names the remedy.
-    """
+    """If api_credentials is not an ordinary table, the first file stops without a change and names the remedy."""
     statement, said = OTHER_KINDS[kind]
     dsn = postgres.create_database()
     project = prepare_database(dsn)

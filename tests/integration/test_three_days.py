@@ -94,10 +94,7 @@ def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
 
 
 def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    """If Supabase is down for two days, the bot issues for itself.
-
-    When Supabase works again, the bot stores its token.
-    """
+    """If Supabase is down for two days, the bot issues for itself. After the outage, the bot stores its token."""
     shared: list[bool] = []
     with open_environment(postgres, tmp_path) as environment:
         days = Days(environment, SHORT)
@@ -122,7 +119,7 @@ def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Pa
 def issued_by_day(environment: SimulatedEnvironment) -> Counter[int]:
     """Count new tokens by day in Korea.
 
-    A tokenP call within 6 hours of an issue repeats the token and is not counted.
+    A tokenP call that repeats a token, within 6 hours of its issue, is left out.
     """
     times: list[datetime] = []
     for seen in environment.kis.requests:

@@ -40,10 +40,7 @@ class Newcomer:
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """The secrets that the stand-in for gh has stored.
-
-        After a run, the property returns the secrets of that run.
-        """
+        """The secrets that the stand-in for gh has stored, or, after a run, the secrets of the last run."""
         return self._stored("secrets")
 
     @property
@@ -157,10 +154,7 @@ def may_have_id_tokens(workflow: str) -> bool:
 
 
 def assert_shown(picture: str, seen: str) -> None:
-    """Check that ``seen`` has each line of ``picture`` in this order.
-
-    ``…`` stands for other lines. Numbers may differ.
-    """
+    """Check that ``seen`` has the lines of ``picture`` in order. ``…`` stands for other lines. Numbers may differ."""
 
     def comparable(line: str) -> str:
         line = re.sub(r"\d+", "0", line)

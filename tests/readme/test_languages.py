@@ -91,10 +91,7 @@ def pair(korean: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_headings(page: str) -> None:
-    """Both pages have headings of the same levels in the same order.
-
-    A heading with code has the same text in both languages.
-    """
+    """Both pages have headings of the same levels in the same order. A heading with code has the same text."""
     english, korean = map(headings, pair(page))
 
     assert [level for level, _ in english] == [level for level, _ in korean]

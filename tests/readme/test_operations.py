@@ -59,7 +59,7 @@ def test_watching(owner: Newcomer) -> None:
 
 
 def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
-    """The printed SQL lists the caller, and status shows the caller as row 1.
+    """The printed SQL lists the caller. status shows the caller as row 1.
 
     The page's statements end and remove the row.
     """
@@ -101,10 +101,7 @@ def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
 
 
 def test_pruning(owner: Newcomer) -> None:
-    """Events older than 90 days are deleted, and younger events stay.
-
-    After the pruning, the stored token is still used.
-    """
+    """Only events older than 90 days are deleted. After the pruning, the stored token is still used."""
     dsn = owner.sandbox.owner_dsn
     aged = sql(
         dsn,

@@ -66,10 +66,7 @@ def test_stored_key(newcomer: Newcomer) -> None:
 
 
 def test_accounts(newcomer: Newcomer) -> None:
-    """The page's commands store a paper account and a second real account.
-
-    Each slot is listed and gets its own token.
-    """
+    """The commands store a paper account and a second real account. Each slot is listed and gets its own token."""
     newcomer.set_up()
     kis = newcomer.sandbox.kis
     paper, savings = kis.accounts["paper"][0], kis.accounts["production"][1]

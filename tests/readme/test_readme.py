@@ -78,10 +78,7 @@ def test_demo() -> None:
 
 
 def test_first_day(newcomer: Newcomer) -> None:
-    """After the set-up, two runs make one issue, without a secret in GitHub.
-
-    The logs of both runs look as on the page.
-    """
+    """After the set-up, two runs make one issue, without a secret in GitHub. Their logs look as on the page."""
     newcomer.set_up()
     assert newcomer.github_secrets == {}
     first = newcomer.act("quote.yml", WORKFLOWS["quote.yml"])

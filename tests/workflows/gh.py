@@ -1,7 +1,4 @@
-"""A stand-in for GitHub's command gh.
-
-The stand-in stores issues and a log of its calls in a file beside the program.
-"""
+"""A stand-in for GitHub's command gh that stores issues and a log of its calls in a file beside the program."""
 
 from __future__ import annotations
 

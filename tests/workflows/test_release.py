@@ -49,10 +49,7 @@ else:
 
 
 def run(step: str, folder: Path, tag: str, **github: object) -> tuple[int, list[list[str]]]:
-    """Run the script of the named step.
-
-    Return the script's exit status and the changes that the script requested from GitHub.
-    """
+    """Run the script of a step. Return its exit status and the changes that it requested from GitHub."""
     state = folder / "github.json"
     state.write_text(json.dumps({"asked": [], **github}))
     add_command(folder, "gh", GH)

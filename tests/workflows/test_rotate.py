@@ -114,10 +114,7 @@ def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> Non
 
 
 def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
-    """A run with force renews a token that is valid for hours.
-
-    A run without force keeps a token that is valid for hours.
-    """
+    """If a token is valid for hours, a run with force renews the token, and a run without force keeps it."""
     account = sandbox.kis.accounts["production"][0]
     good = make_token(account.app_key, left=24 * HOUR - MINUTE, age=MINUTE)
     store(sandbox, good)
@@ -175,10 +172,7 @@ def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> N
 
 
 def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project, sandbox: Sandbox) -> None:
-    """If a tick outputs the stale token with a warning, the issue stays open.
-
-    A rotation with no token due closes the issue.
-    """
+    """If a tick outputs a stale token with a warning, the issue stays open. A rotation with no token due closes it."""
     account = sandbox.kis.accounts["production"][0]
     store(sandbox, make_token(account.app_key, left=5 * HOUR, age=19 * HOUR))
     sandbox.kis.production.add_fault(Fault("answer", TOKEN_PATH, 1, error_response("EGW00103", TOKEN_PATH)))
@@ -258,10 +252,7 @@ def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sand
 
 
 def test_no_step_names_the_action_by_a_tag() -> None:
-    """The job uses the pinned actions/checkout, and the action in the fetched folder.
-
-    No secret stays in the fetched folder.
-    """
+    """The job uses the pinned actions/checkout, and the action in the fetched folder, where no secret stays."""
     (job,) = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     used = [step for step in job["steps"] if "uses" in step]
 

@@ -138,10 +138,7 @@ def test_rotation_that_renews_closes_the_issue(rotation: Rotation) -> None:
 
 
 def test_evening_tick_that_renews_closes_the_issue(rotation: Rotation) -> None:
-    """An evening tick that renews a token closes the issue.
-
-    In this test, the old token would end before the morning.
-    """
+    """An evening tick that renews a token, because the old token ends before the morning, closes the issue."""
     token_of(rotation.sandbox, hours_left=5)
 
     assert rotation.run(EVENING).outputs["refreshed"] == "true"

@@ -44,10 +44,7 @@ def trust(sandbox: Sandbox, network: GitHubNetwork, **columns: object) -> None:
 
 @pytest.mark.usefixtures("runtime")  # the runtime is built before: the test's proxy leads to no package index
 def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """With two variables and the permission id-token, the rotation renews a due token.
-
-    A new key of GitHub opens one issue.
-    """
+    """With two variables and the permission id-token, the rotation renews a token. A new GitHub key opens one issue."""
     project.add_workflow(WORKFLOW)
     add_command(project.commands, "gh", Path(__file__).with_name("gh.py").read_text())
     trust(sandbox, network)
@@ -141,10 +138,7 @@ def test_nothing_to_compare(watch: Watch, sandbox: Sandbox, network: GitHubNetwo
 
 
 def test_outage_is_a_warning(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """If GitHub or Supabase does not answer, the step warns and has no output.
-
-    The next tick compares the keys again.
-    """
+    """If GitHub or Supabase does not answer, the step warns and has no output. The next tick compares again."""
     trust(sandbox, network)
     network.issuer.server.add_fault(Fault("reset", times=2))
     outputs, log = watch.look()
