@@ -163,7 +163,7 @@ def test_shell_is_there_on_every_system() -> None:
 
 
 def test_secrets_are_no_paths_to_git_s_bash() -> None:
-    """Git's bash on Windows rewrites values that look like paths, but no variable with a listed prefix."""
+    """Git's bash on Windows rewrites variables that look like paths, except variables with a listed prefix."""
     kept = STEP["env"]["MSYS2_ENV_CONV_EXCL"].split(";")
 
     assert kept == ["INPUT_", "KIS_", "SUPABASE_", "ACTIONS_"]

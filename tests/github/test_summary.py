@@ -258,7 +258,7 @@ def test_several_faults() -> None:
 
 
 def test_github_keeps_every_tag() -> None:
-    """A summary has only three HTML elements, without attributes. GitHub does not remove these elements."""
+    """A summary has only three HTML elements, without attributes, because GitHub does not remove these elements."""
     page = describe_success(resolution_of(("supabase", "x")), make_settings())
     assert set(re.findall(r"<[^>]*>", page)) == {
         f"<{end}{name}>" for name in ("details", "summary", "b") for end in ("", "/")

@@ -156,7 +156,7 @@ def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[]
 def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Database]) -> None:
     """If a length limit is shorter than a real token, begin raises CheckViolation.
 
-    With a higher limit, begin grants.
+    With a higher length limit, begin grants.
     """
     longest = len(json.dumps({"access_token": "x" * 350, **dict.fromkeys(("expires_at", "issued_at"), "x" * 25)}))
     for limit, is_granted in ((longest - 1, False), (900, True)):

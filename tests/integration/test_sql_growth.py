@@ -142,7 +142,7 @@ def test_the_documented_prunings_work(database: Database) -> None:
 
 
 def test_a_pruning_stops_no_caller(database: Database) -> None:
-    """While 30,000 events are deleted, other callers begin, commit and read without a wait. Their new events stay."""
+    """While 30,000 events are deleted, other callers begin, commit and read without a wait. New events stay."""
     fill(database)
     database.service.execute("set lock_timeout = '1s'")
     pruning = database.connect_as("service_role")

@@ -138,7 +138,7 @@ def test_nothing_to_compare(watch: Watch, sandbox: Sandbox, network: GitHubNetwo
 
 
 def test_outage_is_a_warning(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """If GitHub or Supabase does not answer, the step warns and has no output. The next tick compares again."""
+    """If GitHub or Supabase does not answer, the step warns and has no output."""
     trust(sandbox, network)
     network.issuer.server.add_fault(Fault("reset", times=2))
     outputs, log = watch.look()
