@@ -1,4 +1,4 @@
-"""The findings of ``kis-token check``, in the form that its tests compare."""
+"""Functions that return the findings of ``kis-token check`` for the tests of the command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def findings(chain: Chain, *, clock: TurnedClock | None = None, **inputs: str) -> dict[str, list[Finding]]:
-    """The findings of ``kis-token check``, by the checked part."""
+    """Return the findings of ``kis-token check`` by checked part."""
     settings = chain.settings(**inputs)
     store = SupabaseStore(settings.supabase_url, settings.supabase_key)
     chain.stores.append(store)
@@ -27,7 +27,7 @@ def findings(chain: Chain, *, clock: TurnedClock | None = None, **inputs: str) -
 
 
 def faults(found: dict[str, list[Finding]]) -> list[tuple[str, str]]:
-    """The wrong parts, each with the error's code or "". Asserts that each finding has a remedy."""
+    """Return each wrong part with its error code, or "" without a code. Assert that each wrong finding has a remedy."""
     wrong = [finding for each in found.values() for finding in each if finding.state == "wrong"]
     assert all(finding.remedy for finding in wrong)
     return [(finding.what, finding.code) for finding in wrong]

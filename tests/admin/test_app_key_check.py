@@ -1,4 +1,4 @@
-"""The judgement of app key and secret before they are stored: by their form, and by KIS."""
+"""Before app key and secret are stored, their form is checked, and KIS checks them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = ("plain", "quoted", "with a name", "key alone", "secret alone")
 
 
 def faults_of(key: str, secret: str, environment: Environment = "production") -> list[tuple[str, str]]:
-    """Code and message of each fault. No message shows a secret."""
+    """Return code and message of each fault. Assert that no message shows a secret."""
     with pytest.raises(SettingsError) as caught:
         check_form(key, secret, environment=environment)
     assert not any(value in f"{caught.value}" for value in (key, secret) if value), "a secret is shown"
@@ -44,7 +44,10 @@ def faults_of(key: str, secret: str, environment: Environment = "production") ->
     ids=NAMES,
 )
 def test_right_form_passes(key: str, secret: str) -> None:
-    """The two pass alone or together, also with quotes, blanks and names that are cut off before they are stored."""
+    """A key and a secret of the right form pass, alone or together.
+
+    Quotes, blanks and variable names around key and secret are cut off before the check.
+    """
     check_form(key, secret, environment="production")
 
 
@@ -65,19 +68,19 @@ def test_right_form_passes(key: str, secret: str) -> None:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_wrong_form_is_named(key: str, secret: str, codes: list[str]) -> None:
-    """A swapped, cut, masked or broken value is an error with its code, also when the other one is right."""
+    """A swapped, truncated, masked or broken value raises an error with its code, even if the other value is right."""
     assert [code for code, _ in faults_of(key, secret)] == codes
 
 
 def test_message_has_the_environment_and_the_length() -> None:
-    """The message names the environment for which the key is meant, and the two lengths."""
+    """The message names the environment of the key, the length of the key, and the length of KIS's app keys."""
     assert faults_of(KEY[:-1], SECRET, "paper") == [
         ("invalid-app-key", "the app key for paper has 35 characters, and KIS's have 36")
     ]
 
 
 def url_and_account(kis: KISEmulator, environment: Environment) -> tuple[str, Account]:
-    """Address and account of an environment."""
+    """Return KIS's address for an environment, and an account of the environment."""
     url = kis.production_url if environment == "production" else kis.paper_url
     return url, kis.accounts[environment][0]
 
@@ -95,7 +98,7 @@ def test_accepted_keys_cost_one_call_and_no_token(kis: KISEmulator, environment:
 
 
 def assert_refused(kis: KISEmulator, environment: Environment, account: Account, code: str) -> None:
-    """KIS refuses the account's keys after one call. The error names both environments and no secret."""
+    """Check that KIS refuses the keys after one call, and that the error names both environments and no secret."""
     url, _ = url_and_account(kis, environment)
     with pytest.raises(IssuerRefused) as caught:
         verify(account.app_key, account.app_secret, environment=environment, base_url=url)
@@ -107,12 +110,12 @@ def assert_refused(kis: KISEmulator, environment: Environment, account: Account,
 
 @pytest.mark.parametrize(("environment", "other"), [ENVIRONMENTS, ENVIRONMENTS[::-1]])
 def test_refusal_names_real_and_paper(kis: KISEmulator, environment: Environment, other: Environment) -> None:
-    """Keys of the other environment are refused."""
+    """KIS's real environment refuses the keys of a paper account, and the paper environment refuses real keys."""
     assert_refused(kis, environment, kis.accounts[other][0], "kis-key-refused")
 
 
 def test_wrong_secret_is_refused(kis: KISEmulator) -> None:
-    """A secret of another account is refused under its own code."""
+    """If the secret belongs to another account, the error has the code kis-secret-refused."""
     assert_refused(kis, "production", Account(KEY), "kis-secret-refused")
 
 
@@ -122,21 +125,21 @@ def test_wrong_secret_is_refused(kis: KISEmulator) -> None:
     ids=["503", "empty", "code"],
 )
 def test_outage_stays_an_outage(kis: KISEmulator, answer: Response) -> None:
-    """An answer that neither accepts nor refuses the keys says nothing about them."""
+    """If KIS's answer does not accept or refuse the keys, the error is an outage."""
     kis.production.add_fault(Fault("answer", APPROVAL_PATH, response=answer))
     with pytest.raises(IssuerOutage):
         verify(KEY, SECRET, environment="production", base_url=kis.production_url)
 
 
 def test_limit_on_calls_is_no_refusal(kis: KISEmulator) -> None:
-    """If KIS answers that it was called too often, the keys are not refused."""
+    """If KIS reports too many calls, the error is a rate limit, and not a refusal of the keys."""
     kis.production.add_fault(Fault("answer", APPROVAL_PATH, response=error_response("EGW00133", APPROVAL_PATH)))
     with pytest.raises(IssuerRateLimited):
         verify(KEY, SECRET, environment="production", base_url=kis.production_url)
 
 
 def test_no_call_after_the_deadline(kis: KISEmulator) -> None:
-    """If too little time is left, the call fails as an outage and KIS gets no request."""
+    """If too little time is left, the check fails as an outage, and KIS gets no request."""
     passed = Deadline(time.monotonic, time.monotonic() - 1)
     with pytest.raises(IssuerOutage):
         verify(KEY, SECRET, environment="production", base_url=kis.production_url, deadline=passed)
@@ -144,7 +147,7 @@ def test_no_call_after_the_deadline(kis: KISEmulator) -> None:
 
 
 def test_host_of_the_environment_is_the_default() -> None:
-    """Without a base URL the call goes to KIS's own host for the environment."""
+    """If no base URL is given, the call goes to KIS's own host for the environment."""
     passed = Deadline(time.monotonic, time.monotonic() - 1)
     with pytest.raises(IssuerOutage, match=r"openapi\.koreainvestment\.com"):
         verify(KEY, SECRET, environment="production", deadline=passed)

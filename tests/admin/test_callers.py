@@ -1,4 +1,4 @@
-"""``kis-token status --callers`` and ``kis-token check``: callers, keys, and what does not fit."""
+"""The list of callers and the issuers' keys in ``kis-token status --callers`` and ``kis-token check``."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
-    """GitHub under its own names."""
+    """A stand-in for GitHub, reached under GitHub's own host names."""
     with GitHubNetwork(tmp_path) as network:
         yield network
 
 
 def add(chain: Chain, network: GitHubNetwork, **columns: object) -> None:
-    """Store the issuer's keys and list its usual job; ``columns`` differ from the usual job's."""
+    """Store the issuer's keys, and list the issuer's usual job with the columns in ``columns`` changed."""
     store_issuer_keys(chain.database.owner, network.issuer)
     list_caller(chain.database.owner, network.issuer, chain.supabase.url, **columns)
 
 
 def check(chain: Chain, network: GitHubNetwork) -> dict[str, list[dict[str, str]]]:
-    """The findings on callers and keys, by what was looked at."""
+    """Return the findings of ``kis-token check`` on callers and on issuer keys."""
     ended = kis_token_here({**chain.variables, **network.variables}, "check", "--json")
     found: dict[str, list[dict[str, str]]] = {"callers": [], "issuer keys": []}
     for finding in json.loads(ended.stdout):
@@ -61,13 +61,16 @@ def check(chain: Chain, network: GitHubNetwork) -> dict[str, list[dict[str, str]
 
 
 def test_check_without_callers(sound: Chain, network: GitHubNetwork) -> None:
-    """An empty list is no finding, and GitHub is not asked."""
+    """If the list of callers is empty, the check has no finding on callers, and GitHub gets no request."""
     assert check(sound, network) == {"callers": [], "issuer keys": []}
     assert network.asked == []
 
 
 def test_check_shows_each_caller(sound: Chain, network: GitHubNetwork) -> None:
-    """A caller is one line with its row, repository, ref, slot and access. All published keys are stored."""
+    """The check shows each caller as one finding with repository, ref, slot and access.
+
+    A second finding confirms that all published keys are stored.
+    """
     add(sound, network, note="acme/bot", access="issue")
 
     found = check(sound, network)
@@ -80,7 +83,10 @@ def test_check_shows_each_caller(sound: Chain, network: GitHubNetwork) -> None:
 
 
 def test_check_finds_another_project_s_audience(sound: Chain, network: GitHubNetwork) -> None:
-    """A row with the URL of another project has no effect here: an error with both URLs."""
+    """A row with another project's URL has no effect in this project.
+
+    The finding on a row with another project's URL is wrong and names both URLs.
+    """
     add(sound, network, audience="https://other.supabase.co")
 
     (caller,) = check(sound, network)["callers"]
@@ -92,7 +98,7 @@ def test_check_finds_another_project_s_audience(sound: Chain, network: GitHubNet
 
 
 def test_check_finds_a_row_that_has_ended(sound: Chain, network: GitHubNetwork) -> None:
-    """A row past its end is a note; its end is the database's to judge."""
+    """If a row of the list is past its valid_until by the database's clock, the finding is a note."""
     add(sound, network, valid_until="2026-01-01T00:00:00Z")
     add(sound, network, ref="refs/heads/later", valid_until="2099-01-01T00:00:00Z")
 
@@ -103,7 +109,7 @@ def test_check_finds_a_row_that_has_ended(sound: Chain, network: GitHubNetwork) 
 
 
 def test_check_finds_a_key_before_it_is_used(sound: Chain, network: GitHubNetwork) -> None:
-    """A published key that the database lacks is an error with its name, also while another key still signs."""
+    """If the database lacks a published key, the finding is wrong and names the key, also before GitHub uses it."""
     add(sound, network)
     network.issuer.announce(SigningKey.make("next-key"))
 
@@ -115,7 +121,10 @@ def test_check_finds_a_key_before_it_is_used(sound: Chain, network: GitHubNetwor
 
 
 def test_check_finds_keys_that_are_not_the_issuer_s(sound: Chain, network: GitHubNetwork) -> None:
-    """Another key under a published name is an error. A stored key that is not published any more is a note."""
+    """If a stored key differs from the published key of the same name, the finding is wrong.
+
+    A stored key that is no longer published is a note.
+    """
     add(sound, network)
     add_key = "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%s, %s, %s)"
     sound.database.owner.execute(add_key, (GITHUB, "old-key", SigningKey.make().modulus))
@@ -132,7 +141,7 @@ def test_check_finds_keys_that_are_not_the_issuer_s(sound: Chain, network: GitHu
 
 
 def test_check_without_github(sound: Chain, network: GitHubNetwork) -> None:
-    """While GitHub does not answer, the keys are not compared: a note, and nothing is wrong."""
+    """If GitHub does not answer, the issuer keys are not compared, and the finding is a note."""
     add(sound, network)
     network.issuer.server.add_fault(Fault("reset", times=9))
 
@@ -143,7 +152,7 @@ def test_check_without_github(sound: Chain, network: GitHubNetwork) -> None:
 
 
 def test_database_without_the_list(chain: Chain, make_database: Callable[[], Database], network: GitHubNetwork) -> None:
-    """A database without sql/007 has no callers: check names what to run, and status fails with the same remedy."""
+    """If sql/007 was not run, check names the file to run, and ``status --callers`` fails with the same remedy."""
     database = make_database()
     database.owner.execute("drop function public.credential_callers_status")
     with PostgRESTStandIn(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
@@ -159,7 +168,7 @@ def test_database_without_the_list(chain: Chain, make_database: Callable[[], Dat
 
 
 def test_status_with_callers(chain: Chain, network: GitHubNetwork) -> None:
-    """With --callers, a second request adds two tables; as JSON, two members."""
+    """With ``--callers``, a second request adds two tables to the text, and two members to the JSON."""
     add(chain, network, note="acme/bot\u202e", environment="prod")
     add(chain, network, service_name="kis-second", audience="https://other.supabase.co")
     chain.supabase.server.forget()
@@ -186,20 +195,20 @@ def test_status_with_callers(chain: Chain, network: GitHubNetwork) -> None:
 
 
 def test_status_without_callers(chain: Chain) -> None:
-    """An empty list has one line for people."""
+    """If the list of callers is empty, the text of ``status --callers`` reports this in one line."""
     text = kis_token_here(chain.variables, "status", "--callers").stdout
     assert "No caller without a key is listed.\n\nNo key is stored.\n" in text
 
 
 def keyless_check(sandbox: Sandbox, network: GitHubNetwork) -> dict[str, dict[str, Any]]:
-    """What ``kis-token check`` finds in a job without a key."""
+    """Return the findings of ``kis-token check`` in a keyless job, by checked part."""
     env = {**sandbox.variables, **network.variables, **network.job_variables()}
     ended = kis_token_here({**env, "SUPABASE_SERVICE_ROLE_KEY": sandbox.anon_key}, "check", "--json")
     return {finding["what"]: finding for finding in json.loads(ended.stdout)}
 
 
 def test_check_of_a_job_without_a_key(sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """The job sees its slot and the names of the stored keys. It finds a key that the database lacks."""
+    """A keyless job checks its slot and the stored issuer keys by name, and reports a key that the database lacks."""
     issue_token(sandbox)
     with psycopg.connect(sandbox.owner_dsn) as connection:
         store_issuer_keys(connection, network.issuer)
@@ -226,7 +235,7 @@ def test_check_of_a_job_without_a_key(sandbox: Sandbox, network: GitHubNetwork) 
     ],
 )
 def test_answer_that_is_not_the_database_s(answer: object) -> None:
-    """An answer that the function did not give is an outage, and no empty list."""
+    """If an answer does not have the form of credential_callers_status, it is an outage and not an empty list."""
     with LoopbackServer(lambda _: Response(200, answer)) as server:
         store = SupabaseStore(server.url, SERVICE_KEY)
         with pytest.raises(StoreOutage, match="Supabase"):
@@ -235,7 +244,7 @@ def test_answer_that_is_not_the_database_s(answer: object) -> None:
 
 @pytest.mark.parametrize("answer", [[], {}, {"issuer": 1, "issuer_keys": []}, {"issuer": GITHUB, "issuer_keys": None}])
 def test_keyless_answer_that_is_not_the_database_s(answer: object) -> None:
-    """The same for the names that a job without a key reads."""
+    """If an answer does not have the form of keyless_read, it is an outage and not an empty list."""
     with LoopbackServer(lambda _: Response(200, answer)) as server, GitHubIssuer() as issuer:
         request = IDTokenRequest.find(issuer.variables())
         assert request is not None

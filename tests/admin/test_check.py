@@ -20,7 +20,7 @@ from tests.support import ANON_KEY, SERVICE_KEY, TurnedClock
 
 
 def test_a_whole_set_up(sound: Chain) -> None:
-    """A complete set-up has only findings that are ok; KIS gets one HEAD request, and no row changes."""
+    """In a complete set-up, all findings are ok. The check sends KIS one HEAD request and changes no row."""
     before, asked = sound.database.row(), len(sound.kis.requests)
     found = findings(sound)
 
@@ -47,7 +47,7 @@ def test_a_whole_set_up(sound: Chain) -> None:
 
 
 def test_a_check_reads_each_thing_once(sound: Chain) -> None:
-    """A check asks Supabase once each for slot, version, faults of the tables, all slots, and callers."""
+    """A check sends five requests to Supabase: for slot, version, faults of the tables, all slots, and callers."""
     sound.supabase.server.forget()
     findings(sound)
 
@@ -61,7 +61,7 @@ def test_a_check_reads_each_thing_once(sound: Chain) -> None:
 
 
 def test_the_command(sound: Chain) -> None:
-    """Each finding is a line, or a JSON object; status 0 without a fault, 1 with one. The last line is the result."""
+    """Each finding is a line or a JSON object. The last line is the result. A fault gives the exit status 1."""
     text = kis_token(sound.variables, "check")
     as_json = kis_token_here(sound.variables, "check", "--json")
     sound.database.put_keys(OTHER)
@@ -83,7 +83,7 @@ def test_the_command(sound: Chain) -> None:
 
 
 def test_invalid_settings() -> None:
-    """Each fault in the variables is a finding, and no other part is checked."""
+    """Each fault in the settings is a finding. If the settings have a fault, no other part is checked."""
     settings, said = read_settings({"KIS_ENVIRONMENT": "both", "SUPABASE_URL": "https://x.supabase.co"})
 
     assert settings is None
@@ -93,7 +93,7 @@ def test_invalid_settings() -> None:
 
 
 def test_supabase_that_is_down(sound: Chain) -> None:
-    """The outage is one finding, and another one says that the further checks were skipped."""
+    """During an outage of Supabase, one finding reports the outage, and one reports the skipped checks."""
     sound.supabase.stop()
     found = findings(sound)
 
@@ -102,7 +102,7 @@ def test_supabase_that_is_down(sound: Chain) -> None:
 
 
 def test_key_of_another_project(sound: Chain) -> None:
-    """A key that the project does not know is wrong."""
+    """A Supabase key that the project does not accept is wrong."""
     assert faults(findings(sound, supabase_key="sb_secret_of_another_project")) == [("supabase", "store-key-rejected")]
 
 
@@ -117,7 +117,7 @@ def test_key_of_another_project(sound: Chain) -> None:
     ],
 )
 def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str]) -> None:
-    """The claims of a key show its kind and its end; a near end is a note."""
+    """The check reads a Supabase key's kind and end from its claims. A near end is a note."""
     clock = TurnedClock()
     if "exp" in claims and claims["exp"] is None:
         claims = claims | {"exp": int((clock.now() + timedelta(days=3)).timestamp())}
@@ -128,7 +128,7 @@ def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str
 
 
 def test_a_read_only_key(sound: Chain) -> None:
-    """With a read-only key, functions and keys are not checked; that is a note."""
+    """With a read-only key, functions and app keys are not checked, and a note reports this."""
     jwt = "eyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
     keys = {jwt: "kis_token_reader"}
     database = sound.database.project.api
@@ -141,7 +141,7 @@ def test_a_read_only_key(sound: Chain) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://127.0.0.1:9"])
 def test_kis_that_is_not_there(sound: Chain, url: str) -> None:
-    """A host that does not answer is wrong, and all other parts are checked."""
+    """If KIS's host does not answer, the finding is wrong, and all other parts are checked."""
     found = findings(sound, base_url=url)
 
     assert faults(found) == [("kis", "kis-unreachable")]
@@ -149,13 +149,13 @@ def test_kis_that_is_not_there(sound: Chain, url: str) -> None:
 
 
 def test_a_server_that_is_no_supabase(sound: Chain) -> None:
-    """Another server's 404 is reported as such, and not as a missing table."""
+    """If a server that is not Supabase answers 404, the finding names the wrong server and not a missing table."""
     with LoopbackServer(lambda _: Response(404, b"<html>not here</html>")) as server:
         assert faults(findings(sound, supabase_url=server.url)) == [("supabase", "store-not-supabase")]
 
 
 def test_an_outage_in_the_middle(sound: Chain) -> None:
-    """An outage between two requests is one finding, and another one says that the rest was skipped."""
+    """If an outage begins during the check, one finding reports the outage, and one reports the skipped checks."""
     sound.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/check_setup", 9))
     found = findings(sound)
 

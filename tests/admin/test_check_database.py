@@ -32,7 +32,7 @@ def own(make_database: Callable[[], Database], kis: KISEmulator, tmp_path: Path)
             store.close()
 
 
-#: Damages of a project, with the finding of each.
+#: Damages of a project's database, each with its finding.
 DAMAGES = [
     ("alter table api_credentials drop column description", "tables", "api_credentials has no column description"),
     ("drop function begin_issuance", "tables", "there is no function begin_issuance"),
@@ -92,7 +92,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("damage", "what", "said"), DAMAGES)
 def test_difference_from_the_migrations_is_named(own: Chain, damage: str, what: str, said: str) -> None:
-    """A missing part, and a later grant or disabled protection, is named; the files of sql/ repair it."""
+    """The check names a missing part, a later grant and a disabled protection. The files of sql/ repair all three."""
     own.database.put_keys()
     own.database.owner.execute(sql.SQL(damage))
 
@@ -104,7 +104,7 @@ def test_difference_from_the_migrations_is_named(own: Chain, damage: str, what: 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["today", "legacy"])
 def test_a_migrated_project_has_no_faults(postgres: EmbeddedPostgres, legacy: bool) -> None:  # noqa: FBT001 - a table
-    """Right after the migrations there is no fault, even if a project grants rights by default."""
+    """Right after the migrations, check_setup() finds no fault, even if the project grants rights by default."""
     project = prepare_database(postgres.create_database(), legacy_grants=legacy)
     apply_migrations(project.owner, migrations_folder())
     with Database(project) as database:
@@ -120,7 +120,7 @@ def test_a_migrated_project_has_no_faults(postgres: EmbeddedPostgres, legacy: bo
     ],
 )
 def test_projects_that_cannot_look_themselves(own: Chain, damage: str, what: str, code: str) -> None:
-    """A missing table, and files of an older release, are the finding."""
+    """A missing table, column or function is reported with its code."""
     own.database.put_keys()
     own.database.owner.execute(sql.SQL(damage))
 
@@ -140,7 +140,7 @@ VERSION = "create or replace function credential_schema_version() returns intege
     ids=["older", "newer", "from before there was a version"],
 )
 def test_the_version_of_the_functions(own: Chain, change: str, *, is_old: bool) -> None:
-    """Functions of an older release are wrong, with the files to run; those of a newer one are ok."""
+    """Functions of an older release are wrong, with the files to run. Functions of a newer release are ok."""
     own.database.put_keys()
     own.database.owner.execute(change.encode())
     found = findings(own)

@@ -24,7 +24,7 @@ OLDER_KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 def test_keys_that_cannot_be_keys(sound: Chain) -> None:
-    """Stored keys that the chain refuses or ignores are wrong."""
+    """A stored app key that the chain does not accept, or ignores, is wrong."""
     for value, code in (("a b", "invalid-app-key"), ("\u2026", "invalid-app-key"), (" ", "missing-app-key")):
         sound.database.put("app_key", value)
         assert ("app key", code) in faults(findings(sound, app_key="", app_secret=""))
@@ -32,12 +32,12 @@ def test_keys_that_cannot_be_keys(sound: Chain) -> None:
 
 
 def test_an_app_key_in_two_slots(sound: Chain) -> None:
-    """A valid token of this app key in another slot is wrong, because it stops this slot from issuing."""
+    """If a second slot has a valid token of the same app key, the finding is wrong: the first slot cannot issue."""
     assert faults(findings(sound, service_name="kis-second")) == [("app key", "key-in-two-slots")]
 
 
 def test_a_cached_token_is_replaced_by_itself(sound: Chain) -> None:
-    """A cached token of another key or with another sealing is a note, because the next run replaces it."""
+    """A cached token of another app key, or a plain one in a sealed slot, is a note: the next run replaces it."""
     sound.cache_token(make_token(OTHER.key))
     assert findings(sound)["cached token"][0].state == "note"
     sound.cache_token(make_token())
@@ -52,7 +52,7 @@ def test_a_cached_token_is_replaced_by_itself(sound: Chain) -> None:
 
 
 def test_a_rejected_token(sound: Chain) -> None:
-    """A rejected token, stored or cached, is a note; the list of rejected tokens is no credential."""
+    """A stored or cached token that is rejected is a note. The row rejected_tokens is not checked as a credential."""
     token = sound.resolve().token
     sound.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
     found = findings(sound)
@@ -63,7 +63,10 @@ def test_a_rejected_token(sound: Chain) -> None:
 
 
 def test_seals(sound: Chain) -> None:
-    """Plain values with a key, and sealed values without a key or with another one, are wrong by their codes."""
+    """If an encryption key is set, plain values are wrong. Without the right encryption key, sealed values are wrong.
+
+    Each fault of sealing has its own code.
+    """
     assert ("sealing", "plain-with-key") in faults(findings(sound, encryption_key=ENCRYPTION_KEY))
     vault = make_vault(sound.settings(encryption_key=OLDER_KEY).encryption_keys)
     sound.database.put("app_key", vault.seal(APP_KEY.key, "kis", "app_key"))
@@ -73,7 +76,7 @@ def test_seals(sound: Chain) -> None:
 
 
 def test_a_seal_that_is_to_be_changed(chain: Chain) -> None:
-    """A value that only an older key unseals is a note."""
+    """A value that only an older encryption key unseals is a note."""
     chain.resolve(encryption_key=OLDER_KEY)
     both = findings(chain, encryption_key=f"{ENCRYPTION_KEY}\n{OLDER_KEY}")
 
@@ -84,7 +87,7 @@ def test_a_seal_that_is_to_be_changed(chain: Chain) -> None:
 
 @pytest.mark.parametrize(("hours", "direction"), [(1, "ahead"), (-1, "behind")])
 def test_a_clock_that_is_wrong(sound: Chain, hours: int, direction: str) -> None:
-    """A clock that is far from Supabase's is wrong, with its direction."""
+    """If this machine's clock differs much from Supabase's clock, the finding is wrong and names the direction."""
     found = findings(sound, clock=TurnedClock(wrong_by=hours * HOUR))
 
     assert ("clock", "") in faults(found)
@@ -92,13 +95,16 @@ def test_a_clock_that_is_wrong(sound: Chain, hours: int, direction: str) -> None
 
 
 def test_a_supabase_that_tells_no_time(sound: Chain) -> None:
-    """Without a Date header the clock is a note."""
+    """If Supabase sends no Date header, the finding on the clock is a note."""
     sound.supabase.server.send_date = False
     assert findings(sound)["clock"][0].state == "note"
 
 
 def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
-    """An unwritable folder, one that other users may swap and a file that they can read are wrong. Nothing is made."""
+    """An unwritable cache folder, a folder that others can change, and a file that others can read are wrong.
+
+    The check does not make a missing cache folder.
+    """
     file = tmp_path / "file"
     file.write_text("x")
     assert faults(findings(sound, cache_path=str(file / "cache.json"))) == [("cache", "cache-unwritable")]
@@ -126,7 +132,7 @@ def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
 
 
 def test_keys_that_do_not_match(sound: Chain) -> None:
-    """Another key than the stored one, half a key, a missing key and a token of an older key are reported."""
+    """The check reports a given key that differs from the stored key, half a key, no key, and an older key's token."""
     assert faults(findings(sound, app_key=OTHER.key, app_secret=OTHER.secret)) == [("app key", "")]
     sound.database.put_keys(OTHER)
     assert faults(findings(sound, app_key="", app_secret="")) == [
@@ -140,7 +146,7 @@ def test_keys_that_do_not_match(sound: Chain) -> None:
 
 
 def test_a_key_of_the_other_environment(sound: Chain) -> None:
-    """A key recorded for paper is wrong for production; the opposite is a note."""
+    """In production, a key stored for paper is wrong. In paper, a key stored for production is a note."""
     sound.database.owner.execute("update public.api_credentials set environment = 'paper'")
     assert faults(findings(sound)) == [("environment", "")]
     sound.database.owner.execute("update public.api_credentials set environment = 'production'")
@@ -149,13 +155,13 @@ def test_a_key_of_the_other_environment(sound: Chain) -> None:
 
 
 def test_a_token_of_the_other_environment(sound: Chain) -> None:
-    """A token that was issued for the other environment is wrong."""
+    """If a token was issued for the other environment, the finding is wrong."""
     paper = findings(sound, environment="paper", service_name="kis", base_url=sound.kis.paper_url)
     assert ("token", "token-of-another-environment") in faults(paper)
 
 
 def test_tokens_that_are_replaced_are_not_wrong(chain: Chain) -> None:
-    """A missing, expired or unreadable token is a note: the next caller issues another."""
+    """A missing, expired or unreadable token is a note, because the next caller issues a new token."""
     chain.database.put_keys()
     assert findings(chain)["token"][0].state == "note"
     chain.database.put_token(expired_token())
@@ -166,14 +172,14 @@ def test_tokens_that_are_replaced_are_not_wrong(chain: Chain) -> None:
 
 
 def test_a_rotation_that_has_not_run(chain: Chain) -> None:
-    """A token that a rotation should have renewed long ago is a note."""
+    """If a rotation should have renewed the token long ago, the finding is a note."""
     chain.database.put_token(make_token(left=HOUR, age=40 * HOUR))
     assert findings(chain)["rotation"][0].state == "note"
 
 
 @pytest.mark.parametrize(("days", "states"), [(31, ["ok"]), (29, ["ok", "note"]), (-1, ["ok", "note"])])
 def test_app_key_that_ends_soon(sound: Chain, days: int, states: list[str]) -> None:
-    """From 30 days before the stored day, and after it, a note has the day and the next step. It is no fault."""
+    """From 30 days before the app key's stored day on, a note has the day and the next step."""
     end = utc_now() + timedelta(days=days)
     put_key_end(sound, end)
 

@@ -1,4 +1,4 @@
-"""Revocation of the slot's token: at KIS, in the store, in the cache, and the time after it."""
+"""The revocation of a slot's token at KIS, in the store and in the cache, and the time after the revocation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def end_token(chain: Chain, issuer: Revoker | None = None, /, **inputs: str) -> Revoked | None:
-    """Revoke the token as the command does."""
+    """Revoke the token as ``kis-token revoke`` does."""
     settings = chain.settings(**inputs)
     store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
     chain.stores.append(store)
@@ -34,7 +34,7 @@ def end_token(chain: Chain, issuer: Revoker | None = None, /, **inputs: str) -> 
 
 
 def test_token_is_revoked_everywhere(chain: Chain) -> None:
-    """KIS does not know the token any more, its row is inactive, and the cache file is gone."""
+    """After a revocation, KIS rejects the token, its row is inactive, and the cache file is removed."""
     token = chain.resolve().token
     revoked = end_token(chain)
 
@@ -46,7 +46,10 @@ def test_token_is_revoked_everywhere(chain: Chain) -> None:
 
 
 def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
-    """For six hours after the issue KIS repeats the token and no caller gets it; later callers get another."""
+    """For six hours after the issue, KIS repeats the token, and callers get an error.
+
+    Six hours after the issue, a caller gets a new token.
+    """
     token = chain.resolve().token
     revoked = end_token(chain)
     assert revoked is not None
@@ -64,13 +67,13 @@ def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
 
 
 def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
-    """A machine with the token in its cache neither uses nor stores it, both before and after issuing is allowed."""
+    """If a machine's cache has the revoked token, the machine never uses or stores the token again."""
     token = chain.resolve().token
     end_token(chain)
     chain.cache_token(token)  # another machine's file
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(timeout="30s")
-    assert caught.value.code == "wait-too-long"  # it is within a minute of the issue
+    assert caught.value.code == "wait-too-long"  # a new issue is not allowed within a minute of the last one
     chain.pass_time(70)
     chain.cache_token(token)
     with pytest.raises(IssuanceError) as caught:
@@ -84,7 +87,7 @@ def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
 
 
 def test_a_lease_under_way_does_not_store_it(chain: Chain) -> None:
-    """A lease holder that KIS gives the revoked token again does not store it."""
+    """If KIS gives the revoked token to a lease holder again, the holder's commit does not store the token."""
     token = chain.resolve().token
     chain.pass_time(70)
     caller = Caller(chain.database)
@@ -96,7 +99,7 @@ def test_a_lease_under_way_does_not_store_it(chain: Chain) -> None:
 
 
 def test_log_names_the_revoking_caller(chain: Chain) -> None:
-    """The log has the event with the label of the revoking caller, not of the issuing one."""
+    """The revocation's event in the log has the label of the revoking caller, and not of the issuing caller."""
     token = make_token()
     issue_by_functions(chain.database, token)
     end_token(chain)
@@ -113,7 +116,7 @@ def test_log_names_the_revoking_caller(chain: Chain) -> None:
 
 
 def test_old_token_is_not_repeated(chain: Chain) -> None:
-    """After six hours the next caller replaces the token at once."""
+    """If the revoked token was issued more than six hours ago, the next caller gets a new token at once."""
     token = make_token(age=timedelta(hours=7), left=timedelta(hours=17))
     chain.database.put_token(token)
     revoked = end_token(chain)
@@ -123,13 +126,13 @@ def test_old_token_is_not_repeated(chain: Chain) -> None:
 
 
 def test_nothing_stored(chain: Chain) -> None:
-    """Without a stored token KIS is not called."""
+    """If no token is stored, KIS is not called."""
     assert end_token(chain) is None
     assert chain.kis.requests == ()
 
 
 class Interrupted:
-    """The real KIS; after its answer the store is down."""
+    """A revoker that calls KIS and then stops the store."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -142,7 +145,7 @@ class Interrupted:
 
 
 def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
-    """If the row cannot be made inactive, the call fails, and a second call completes the revocation."""
+    """If the store fails after the call of KIS, the command fails. A second revocation makes the row inactive."""
     chain.resolve()
     with pytest.raises(StoreOutage):
         end_token(chain, Interrupted(chain))
@@ -156,7 +159,7 @@ def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
 
 
 def test_row_that_changed_meanwhile_stays(chain: Chain) -> None:
-    """A token that another caller stores during the call of KIS stays."""
+    """If another caller has stored a newer token, the newer token stays active."""
     token = replace(chain.resolve().token, version=int(chain.database.row()["version"]))
     chain.database.put_token(make_token())
     store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
@@ -177,7 +180,7 @@ def test_another_token_in_the_cache_stays(chain: Chain) -> None:
 
 
 def test_sealed_slot(chain: Chain) -> None:
-    """With the encryption key a sealed token is revoked; without the key no token is."""
+    """A sealed token is revoked only with the encryption key. Without the encryption key, the revocation fails."""
     chain.resolve(encryption_key=ENCRYPTION_KEY)
     with pytest.raises(TokenError) as caught:
         end_token(chain)
@@ -200,7 +203,7 @@ def test_another_account_s_token_is_left_alone(chain: Chain) -> None:
 
 
 def test_without_keys(chain: Chain) -> None:
-    """Revoking needs an app key: stored keys are used, and without any the call fails."""
+    """If no app key is given, a revocation uses the stored key. If no app key is stored, the revocation fails."""
     chain.database.put_token(make_token())
     with pytest.raises(KisTokenError) as caught:
         end_token(chain, app_key="", app_secret="")
@@ -210,7 +213,7 @@ def test_without_keys(chain: Chain) -> None:
 
 
 def test_kis_that_does_not_answer_leaves_all_as_it_was(chain: Chain) -> None:
-    """Without KIS's answer the row stays active, because the token may still be valid."""
+    """If KIS does not answer the revocation, the row stays active, because the token may still be valid."""
     chain.resolve()
     chain.kis.production.add_fault(Fault("answer", REVOKE_PATH, 1, Response(500, b"down")))
     with pytest.raises(IssuerOutage):

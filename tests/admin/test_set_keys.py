@@ -1,4 +1,4 @@
-"""An account's keys: stored, sealed and changed, and the effect on callers at work."""
+"""An account's keys are stored, sealed and changed, and running callers continue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TYPES = ("access_token", "app_key", "app_secret")
 
 @dataclass
 class Owner:
-    """The owner of a slot's keys."""
+    """The owner of a slot's keys, with methods that seal and store the keys."""
 
     chain: Chain
     store: SupabaseStore
@@ -48,27 +48,27 @@ class Owner:
 
     @property
     def stored(self) -> dict[str, str]:
-        """Every row in its stored form."""
+        """The stored value of every row, by type."""
         return {name: row.value for name, row in self.store.read_all("kis").rows.items()}
 
 
 @pytest.fixture
 def owner(chain: Chain) -> Iterator[Owner]:
-    """The slot's owner, with a store of its own."""
+    """The owner of the slot, with a separate connection to the store."""
     store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
     yield Owner(chain, store)
     store.close()
 
 
 def test_made_keys_are_keys(chain: Chain) -> None:
-    """A new key is valid in the settings, and no two are equal."""
+    """Each new encryption key is valid in the settings, and no two keys are equal."""
     keys = {make_encryption_key() for _ in range(10)}
     assert len(keys) == 10
     assert len(chain.settings(encryption_key="\n".join(keys)).encryption_keys) == 10
 
 
 def test_made_keys_are_no_paths(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key has a slash, which Git's bash on Windows reads as a path; keys of older releases are accepted."""
+    """No new key has a slash, because Git's bash on Windows rewrites paths. Older keys with a slash are accepted."""
     monkeypatch.setattr("secrets.token_bytes", lambda length: b"\xff" * length)
 
     made, older = make_encryption_key(), base64.b64encode(b"\xff" * 32).decode()
@@ -78,7 +78,7 @@ def test_made_keys_are_no_paths(chain: Chain, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_everything_is_sealed_and_goes_on(owner: Owner) -> None:
-    """Keys and token are sealed in place; a caller with the encryption key continues without a new issue."""
+    """Sealing replaces the stored values. A caller with the encryption key continues without a new issue."""
     token = make_token()
     owner.chain.database.put_keys()
     owner.chain.database.put_token(token)
@@ -93,7 +93,7 @@ def test_everything_is_sealed_and_goes_on(owner: Owner) -> None:
 
 
 def test_sealing_is_repeatable(owner: Owner) -> None:
-    """A value that is sealed with the first key stays the same, to the character."""
+    """A value that is already sealed with the first encryption key does not change."""
     owner.chain.database.put_keys()
     owner.seal(OLD)
     before = owner.stored
@@ -102,7 +102,7 @@ def test_sealing_is_repeatable(owner: Owner) -> None:
 
 
 def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
-    """With the new key first and the old one second, all is sealed again; then the old one is not needed."""
+    """With the new key before the old key, all values are sealed with the new key. Then the old key is not needed."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -113,13 +113,13 @@ def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
 
 
 def test_inactive_rows_are_sealed(owner: Owner) -> None:
-    """An inactive token is sealed too, because a dump contains it."""
+    """Sealing also seals an inactive token, because a dump contains it."""
     owner.chain.database.put_token(make_token(), active=False)
     assert owner.seal(OLD) == ["access_token"]
 
 
 def test_sealing_that_was_interrupted_is_taken_up(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an interruption the next run seals the rest; each row is complete at every moment."""
+    """If sealing is interrupted, the next run seals the other rows. Each row is complete at every moment."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     done: list[str] = []
@@ -141,7 +141,7 @@ def test_sealing_that_was_interrupted_is_taken_up(owner: Owner, monkeypatch: pyt
 
 
 def change_on_read(owner: Owner, monkeypatch: pytest.MonkeyPatch, times: int, change: Callable[[], object]) -> None:
-    """Let ``change`` happen after each of the first reads."""
+    """Call ``change`` after each of the first ``times`` reads."""
     left = [change] * times
     read_all = owner.store.read_all
 
@@ -155,7 +155,7 @@ def change_on_read(owner: Owner, monkeypatch: pytest.MonkeyPatch, times: int, ch
 
 
 def test_token_that_is_renewed_meanwhile_is_not_brought_back(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that changes between read and seal is read again, and the newer value is sealed."""
+    """If a row changes after sealing has read the row, sealing reads it again and seals the newer value."""
     owner.chain.database.put_token(make_token())
     newer = make_token()
     change_on_read(owner, monkeypatch, 1, lambda: owner.chain.database.put_token(newer))
@@ -165,7 +165,7 @@ def test_token_that_is_renewed_meanwhile_is_not_brought_back(owner: Owner, monke
 
 
 def test_row_that_never_rests_is_given_up(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sealing ends with an error if a row changes again and again."""
+    """If a row changes at every attempt, sealing fails."""
     owner.chain.database.put_token(make_token())
     change_on_read(owner, monkeypatch, 99, lambda: owner.chain.database.put_token(make_token()))
     with pytest.raises(StoreOutage, match="kept changing"):
@@ -174,7 +174,7 @@ def test_row_that_never_rests_is_given_up(owner: Owner, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("keys", [(NEW,), (NEW, base64.b64encode(bytes(32)).decode())])
 def test_lost_key_is_told(owner: Owner, keys: tuple[str, ...]) -> None:
-    """A value that no given key unseals is an error that names the row, and no row changes."""
+    """If no given key unseals a value, the error names the value's row, and no row changes."""
     owner.chain.database.put_keys()
     owner.seal(OLD)
     before = owner.stored
@@ -185,7 +185,7 @@ def test_lost_key_is_told(owner: Owner, keys: tuple[str, ...]) -> None:
 
 
 def test_damaged_seal_is_told_although_it_is_current(owner: Owner) -> None:
-    """Sealing reports a damaged value that has the current seal."""
+    """If a value is damaged, sealing fails, even if the value was sealed with the current key."""
     owner.chain.database.put_keys()
     owner.seal(OLD)
     owner.chain.database.put("app_secret", owner.stored["app_secret"][:-8])
@@ -196,7 +196,7 @@ def test_damaged_seal_is_told_although_it_is_current(owner: Owner) -> None:
 
 @pytest.mark.parametrize("form", ["enc:v2:ab:cd", "ENC:v1:ab:cd", " enc:v1:ab:cd"])
 def test_seal_of_another_form_is_not_sealed_again(owner: Owner, form: str) -> None:
-    """A value in a later release's form, or a damaged one, does not count as plain."""
+    """If a value has a seal of a later release, or a damaged prefix of a seal, sealing fails and keeps the value."""
     owner.chain.database.put("app_key", form)
     with pytest.raises(KisTokenError, match="app_key of kis") as caught:
         owner.seal(OLD)
@@ -211,7 +211,7 @@ def test_sealing_wants_a_key(owner: Owner) -> None:
 
 
 def test_keys_are_stored_plain_or_sealed(owner: Owner) -> None:
-    """Keys are stored plain without an encryption key, and sealed for their own rows with one."""
+    """If no encryption key is set, keys are stored plain. If it is set, each value is sealed for its own row."""
     owner.set_app_key()
     assert owner.stored == {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}
     owner.set_app_key(encryption_key=OLD)
@@ -220,7 +220,7 @@ def test_keys_are_stored_plain_or_sealed(owner: Owner) -> None:
 
 
 def test_sealed_slot_is_not_made_plain_by_accident(owner: Owner) -> None:
-    """A call without the encryption key fails, and all rows stay sealed and valid."""
+    """If the slot is sealed, set_app_key without the encryption key fails, and all rows stay sealed."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -233,7 +233,7 @@ def test_sealed_slot_is_not_made_plain_by_accident(owner: Owner) -> None:
 
 
 def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) -> None:
-    """If a plain slot becomes sealed, its token of the same key stays, and is used once it is sealed too."""
+    """If a plain slot gets sealed keys, the plain token of the same app key stays, and is used after it is sealed."""
     token = make_token()
     owner.chain.database.put_keys()
     owner.chain.database.put_token(token)
@@ -243,7 +243,7 @@ def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) 
 
 
 def test_old_token_under_a_lost_seal_is_skipped(owner: Owner) -> None:
-    """After keys were set again, sealing skips an inactive token that no given key unseals."""
+    """If no given key unseals an inactive token, sealing skips this token."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -253,7 +253,10 @@ def test_old_token_under_a_lost_seal_is_skipped(owner: Owner) -> None:
 
 @pytest.mark.parametrize("encryption_key", ["", OLD])
 def test_changed_key_gets_a_token_of_its_own(owner: Owner, encryption_key: str) -> None:
-    """After a change of account the old token is inactive, and the next caller gets one of the new key."""
+    """If an owner stores another account's keys, the old token becomes inactive.
+
+    After the account has changed, the next caller issues with the new key.
+    """
     chain = owner.chain
     owner.set_app_key(OTHER, encryption_key=encryption_key)
     old = make_token(OTHER.key)
@@ -287,7 +290,7 @@ def test_opaque_token_stays_with_the_stored_key(owner: Owner) -> None:
 
 
 def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
-    """After the loss of the encryption key, keys can be set under a new one; the sealed token is deactivated."""
+    """If the encryption key is lost, keys can be stored with a new one. A token under the lost key becomes inactive."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -296,7 +299,7 @@ def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
 
 
 def test_keys_are_needed(owner: Owner) -> None:
-    """A call without keys fails and stores no key."""
+    """If no app key and no secret is given, set_app_key fails and stores no key."""
     with pytest.raises(KisTokenError) as caught:
         owner.set_app_key(AppKey("", ""))
     assert caught.value.code == "missing-app-key"
@@ -304,13 +307,13 @@ def test_keys_are_needed(owner: Owner) -> None:
 
 
 def old_account(owner: Owner) -> Chain:
-    """A slot that works with OTHER's keys, at a KIS that knows both accounts."""
+    """Store OTHER's keys in the slot, and return the chain. The emulated KIS accepts the keys of both accounts."""
     owner.set_app_key(OTHER)
     return owner.chain
 
 
 def test_lease_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) -> None:
-    """A caller that read the slot before the change reads it again, and issues with the present key."""
+    """If the keys change after a caller has read the slot, the caller reads again and issues with the new key."""
     chain = old_account(owner)
     resolver = chain.resolver(app_key="", app_secret="")
     view = resolver.look()
@@ -323,7 +326,7 @@ def test_lease_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) 
 
 
 def test_waiting_caller_continues_with_the_new_key(owner: Owner) -> None:
-    """A waiting caller, whose holder was stopped by the change, issues with the new key."""
+    """If the keys change while a caller waits for the lease, the caller issues with the new key."""
     chain = old_account(owner)
     assert Caller(chain.database, app_key=OTHER).begin()["status"] == "granted"
     clock = chain.clock()
@@ -341,7 +344,7 @@ def test_waiting_caller_continues_with_the_new_key(owner: Owner) -> None:
 
 
 def test_cached_token_of_the_old_key_is_not_put_back(owner: Owner) -> None:
-    """If it is too early for a lease, a machine stores its cached token, but not after a change of the keys."""
+    """If the keys change, a machine does not store its cached token of the old key."""
     chain = old_account(owner)
     chain.cache_token(make_token(OTHER.key, left=MINUTE))
     holder = Caller(chain.database, app_key=OTHER)
@@ -363,7 +366,7 @@ def test_cached_token_of_the_old_key_is_not_put_back(owner: Owner) -> None:
 
 
 def test_slot_whose_keys_never_rest_is_given_up(owner: Owner) -> None:
-    """A caller that finds other keys again and again fails, and no token is issued."""
+    """If the keys change at every attempt, the caller fails, and no token is issued."""
     chain = old_account(owner)
     resolver = chain.resolver(app_key="", app_secret="")
     look = resolver.look

@@ -1,4 +1,4 @@
-"""``kis-token status``: its data on slots and issues, and its output."""
+"""``kis-token status``: the data on slots and issues, and the output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OLD_FILES = Path(__file__).parents[1] / "integration" / "sql_of_1_0_0.sql"
 
 
 def status_of(chain: Chain, *, only: str | None = None, key: str = SERVICE_KEY, **inputs: str) -> Status:
-    """The status that the command collects."""
+    """Return the status that ``kis-token status`` collects."""
     settings = chain.settings(**inputs)
     store = SupabaseStore(chain.supabase.url, key)
     chain.stores.append(store)
@@ -48,7 +48,7 @@ def slot_of(chain: Chain, **inputs: str) -> SlotStatus:
 
 
 def test_a_token_that_was_issued_with_a_lease(chain: Chain) -> None:
-    """The slot has the token's own times, the lease holder as issuer, and the next rotation."""
+    """A slot's status has the times of its token, the lease holder as issuer, and the time of the next rotation."""
     token = make_token()
     issue_by_functions(chain.database, token)
     status = status_of(chain)
@@ -63,7 +63,7 @@ def test_a_token_that_was_issued_with_a_lease(chain: Chain) -> None:
 
 
 def test_a_token_that_another_client_stored(chain: Chain) -> None:
-    """A row that was stored without a lease has no issuer."""
+    """If a token was stored without a lease, its status has no issuer."""
     issue_by_functions(chain.database, make_token())
     token = stale_token()
     chain.database.put_token(token)
@@ -74,7 +74,7 @@ def test_a_token_that_another_client_stored(chain: Chain) -> None:
 
 @pytest.mark.parametrize("way", ["expired", "inactive", "unreadable", "sealed", "endless"])
 def test_a_token_that_cannot_be_used(chain: Chain, way: str) -> None:
-    """An unusable row has a state and raises no error, because status is for diagnosis."""
+    """A token that cannot be used is shown with its state and raises no error, because status is for diagnosis."""
     token = make_token()
     if way == "expired":
         chain.database.put_token(expired_token())
@@ -96,7 +96,7 @@ def test_a_token_that_cannot_be_used(chain: Chain, way: str) -> None:
 
 
 def test_a_stored_token_that_is_rejected(chain: Chain) -> None:
-    """A token that the slot remembers as rejected is not fresh, and no rotation is due for it."""
+    """A token that the slot remembers as rejected is not fresh, and the status has no next rotation."""
     token = make_token()
     issue_by_functions(chain.database, token)
     chain.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
@@ -105,7 +105,7 @@ def test_a_stored_token_that_is_rejected(chain: Chain) -> None:
 
 
 def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
-    """If the column is nine hours late, as with some clients, the token's own end counts."""
+    """If the column expires_at is nine hours late, as some clients store it, the end in the token's value counts."""
     token = make_token(left=HOUR)
     chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
 
@@ -113,7 +113,7 @@ def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
 
 
 def test_all_slots_or_one(chain: Chain) -> None:
-    """Slots with keys, tokens or a lease are listed by name; a requested one is listed even if it is empty."""
+    """Slots with keys, tokens or a lease are listed by name. A requested slot is listed even if it is empty."""
     chain.database.put_keys(service="a-empty")
     token = make_token(OTHER.key)
     issue_by_functions(chain.database, token, service="kis-second", app_key=OTHER)
@@ -133,7 +133,7 @@ def test_all_slots_or_one(chain: Chain) -> None:
 
 
 def test_holder_and_last_error(chain: Chain) -> None:
-    """A running lease has its holder, a failed one its code; a finished one appears once."""
+    """Status shows the holder of a running lease, and the error code of an aborted lease."""
     first = Caller(chain.database, label="night job")
     first.begin()
     first.abort("EGW00133")
@@ -150,7 +150,7 @@ def test_holder_and_last_error(chain: Chain) -> None:
 
 
 def test_foreign_text_cannot_control_a_terminal(chain: Chain) -> None:
-    """Labels and row names from other machines pass on no line break and no escape sequence."""
+    """Line breaks and escape sequences are removed from labels and slot names of other machines."""
     issue_by_functions_as(chain, "evil\x1b[2J\r\nsecond line\x07")
     assert slot_of(chain).issued_by == "evil[2J second line"
     chain.database.put_token(make_token(), service="bad\x1b[2Jname")
@@ -159,7 +159,7 @@ def test_foreign_text_cannot_control_a_terminal(chain: Chain) -> None:
 
 
 def test_a_slot_that_there_is_not(chain: Chain) -> None:
-    """An unused name is reported as no slot; a slot with keys alone has its environment."""
+    """A warning reports that no slot has the name ``--service``. A slot that has only keys is shown."""
     missing = kis_token_here(chain.variables, "status", "--service", "kis-typo")
     chain.database.put_keys()
     found = kis_token_here(chain.variables, "status", "--service", "kis")
@@ -169,14 +169,14 @@ def test_a_slot_that_there_is_not(chain: Chain) -> None:
 
 
 def issue_by_functions_as(chain: Chain, label: str) -> None:
-    """Take and end a lease under that label."""
+    """Begin and commit a lease with the given label."""
     caller = Caller(chain.database, label=label)
     caller.begin()
     caller.commit(make_token())
 
 
 def test_times_are_in_both_zones(chain: Chain) -> None:
-    """The text has each time in Korea time and in UTC; the JSON has two members for each."""
+    """The text shows each time in Korea time and in UTC. The JSON has two members for each time."""
     token = make_token()
     issue_by_functions(chain.database, token)
     status = status_of(chain)
@@ -194,7 +194,7 @@ def test_times_are_in_both_zones(chain: Chain) -> None:
 
 
 def test_the_tables() -> None:
-    """Slots and events are rows in columns; an unknown value is a dash, and a column without values is left out."""
+    """Slots and events are tables. An unknown value is shown as a dash. A column without values is left out."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     valid = SlotStatus(
         "kis",
@@ -228,7 +228,10 @@ def test_the_tables() -> None:
 
 @pytest.mark.parametrize("width", [80, 60])
 def test_a_narrow_terminal_gets_a_list(width: int) -> None:
-    """If a table is too wide, each slot and each event is a list, whose lines fit and whose times have both zones."""
+    """If a table is wider than the terminal, each slot and each event is shown as a list.
+
+    The lines of the list fit the terminal, and the list has each time in both zones.
+    """
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     long = SlotStatus("kis", "production", "fresh", expires_at=now + 14 * HOUR, issued_by="word " * 16)
     unbroken = SlotStatus("k" * 63, issuing="x" * 80)
@@ -259,7 +262,7 @@ def test_a_table_that_fits_stays_one() -> None:
 
 
 def test_app_key_that_ends_soon(chain: Chain) -> None:
-    """The end of the stored app key is in the JSON. From 30 days before, status warns of it, slot by slot."""
+    """The JSON has the app key's end. From 30 days before the end, status prints a warning for the slot."""
     for service, days in (("kis", 29), ("kis-second", 31)):
         chain.database.put_keys(service=service)
         put_key_end(chain, utc_now() + timedelta(days=days), service)
@@ -275,13 +278,13 @@ def test_app_key_that_ends_soon(chain: Chain) -> None:
 
 
 def test_nothing_yet() -> None:
-    """A project without slots and events gets two lines that say so."""
+    """If a project has no slot and no event, status prints two lines that say so."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
     assert as_text(Status(now, (), ())) == ["There is no slot yet.", "", "There is no event yet."]
 
 
 def test_the_command(chain: Chain) -> None:
-    """Text for people, one JSON object for programs; no token in either, and none is issued."""
+    """``status`` prints text, or one JSON object with ``--json``, but no token. ``status`` issues no token."""
     issue_by_functions(chain.database, make_token())
     text = kis_token(chain.variables, "status")
     members = json.loads(kis_token_here(chain.variables, "status", "--json").stdout)
@@ -295,7 +298,7 @@ def test_the_command(chain: Chain) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--service", "kis"), ("--service", "kis-typo"), ("--json",)], ids=" ".join)
 def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -> None:
-    """The command shows slots, tokens and events from one answer of Supabase, and never calls KIS."""
+    """``kis-token status`` reads slots, tokens and events by one request to Supabase, and never calls KIS."""
     chain.database.put_keys()
     issue_by_functions(chain.database, make_token())
     chain.supabase.server.forget()
@@ -309,7 +312,7 @@ def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -
 
 
 def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: EmbeddedPostgres) -> None:
-    """If the functions are those of version 1.0.0, the error names the files to run; when they have run, it is gone."""
+    """With the functions of version 1.0.0, status fails and names the files to run. After these files, status works."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(OLD_FILES.read_bytes())
@@ -324,7 +327,7 @@ def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: Embe
 
 
 def test_a_missing_function_is_a_configuration_error(chain: Chain) -> None:
-    """If Supabase has no function issuance_status at all, that is the error."""
+    """If Supabase has no function issuance_status, the error reports the missing function."""
     missing = {"code": "PGRST202", "message": "x", "details": None, "hint": None}
     fault = Fault("answer", "/rest/v1/rpc/issuance_status", 2, Response(404, missing))
     chain.supabase.server.add_fault(fault)
@@ -334,7 +337,7 @@ def test_a_missing_function_is_a_configuration_error(chain: Chain) -> None:
 
 
 def test_a_read_only_key_may_not_read_the_log(chain: Chain) -> None:
-    """A read-only key cannot read the log: the error names the keys that can."""
+    """A read-only key cannot read the log. The error names the kinds of keys that can read the log."""
     chain.supabase.server.forget()
     env = chain.variables | {
         "SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\neyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
@@ -345,7 +348,7 @@ def test_a_read_only_key_may_not_read_the_log(chain: Chain) -> None:
 
 
 def test_a_store_that_fails(chain: Chain) -> None:
-    """An outage, a configuration error and an unknown answer are each reported as such."""
+    """A key that Supabase refuses is a configuration error. A malformed answer, or no answer, is an outage."""
     with pytest.raises(StoreMisconfigured):
         status_of(chain, key="sb_secret_of_another_project")
     answers: list[object] = [[], {}, {"server_now": "x", "leases": [], "issuances": []}]

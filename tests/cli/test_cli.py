@@ -1,4 +1,4 @@
-"""The command kis-token: each of its commands at least once as a child process."""
+"""The command kis-token: each subcommand runs at least once as a child process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
-    """``get`` prints only the token on standard output, and prints it again without a new issue."""
+    """``get`` prints only the token on standard output. A second ``get`` prints the same token without a new issue."""
     first = kis_token(sandbox.variables, "get")
     second = kis_token(sandbox.variables, "get")
 
@@ -38,7 +38,7 @@ def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
 
 
 def test_get_names_missing_settings() -> None:
-    """Without settings each fault is one line with code, remedy and entry on standard error; the status is 1."""
+    """If settings are missing, each fault is one error line with code, remedy and address, and the exit status is 1."""
     ended = kis_token_here({}, "get")
 
     assert ended.returncode == 1
@@ -53,7 +53,7 @@ def test_get_names_missing_settings() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 @pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
 def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
-    """An output that cannot be written is one error with status 1, and Python adds no other."""
+    """If standard output cannot be written, the only error is that of the command, which ends with status 1."""
     issue_token(sandbox)
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
@@ -69,7 +69,7 @@ def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
     assert (ended.returncode, ended.stderr.splitlines()) == (1, ["error: the system reports: No space left on device"])
 
 
-#: Runs a program of ours, and presses Ctrl-C when it imports a module.
+#: A program that runs one of this project's programs, and raises KeyboardInterrupt at the import of a given module.
 INTERRUPT = """
 import builtins, runpy, sys
 imported, at, program = builtins.__import__, sys.argv[1], sys.argv[2]
@@ -99,7 +99,7 @@ else:
 )
 @pytest.mark.usefixtures("child_processes")
 def test_ctrl_c_within_the_first_imports_is_quiet(program: str, module: str) -> None:
-    """An early interrupt ends command and action with 130 and without a traceback."""
+    """If Ctrl-C is pressed during the first imports, command and action end with status 130 and without a traceback."""
     flags = ["-I", "-S", "-X", "utf8"] if program.endswith(".py") else []
     ended = subprocess.run(
         [sys.executable, *flags, "-c", INTERRUPT, module, program],
@@ -114,7 +114,7 @@ def test_ctrl_c_within_the_first_imports_is_quiet(program: str, module: str) -> 
 
 
 def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Outside a job the token is cached in the user's cache folder, and is used without Supabase."""
+    """Outside a job, the token is cached in the user's cache folder. If Supabase is down, the cached token is used."""
     env = {name: value for name, value in sandbox.variables.items() if name != "KIS_TOKEN_CACHE"}
     env |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "RUNNER_TEMP": ""}
     issue_token(sandbox)
@@ -122,7 +122,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
     sandbox.supabase.stop()
     second = kis_token(env, "get")
 
-    # Beside it, empty, the machine's note of the call.
+    # The check leaves out the empty file that records the machine's last tokenP call.
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == [
         ".kis_token_cache.json"
     ]
@@ -133,7 +133,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
-    """``rotate`` renews a due token, and prints when the next one is due. It prints no token."""
+    """``rotate`` renews a due token, and prints when the next rotation is due. ``rotate`` prints no token."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     env = chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}
 
@@ -152,7 +152,7 @@ def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
 
 
 def test_rotate_that_fails_has_a_status(chain: Chain) -> None:
-    """A rotation that KIS refuses is an error, even with a valid token."""
+    """If KIS refuses a rotation's keys, ``rotate`` fails, even if a valid token is stored."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.refuse_issue("EGW00105")
 
@@ -163,7 +163,7 @@ def test_rotate_that_fails_has_a_status(chain: Chain) -> None:
 
 
 def test_refresh_wants_to_be_forced(chain: Chain) -> None:
-    """``refresh --force`` renews a valid token; without the option the command fails."""
+    """``refresh --force`` renews a valid token. ``refresh`` without the option is an invalid command line."""
     chain.database.put_token(make_token(left=16 * HOUR, age=8 * HOUR))
 
     assert kis_token_here(chain.variables, "refresh").returncode == 2
@@ -175,7 +175,7 @@ def test_refresh_wants_to_be_forced(chain: Chain) -> None:
 
 
 def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
-    """If KIS gives the same token again, the command succeeds and prints that, without "renewed"."""
+    """If KIS gives the same token again, ``refresh`` succeeds and prints that the token was not renewed."""
     chain.resolve()
     chain.pass_time(3600)
 
@@ -186,7 +186,7 @@ def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
 
 
 def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> None:
-    """``set-keys`` stores keys from the environment or from two lines of standard input, and shows neither."""
+    """``set-keys`` stores keys from the environment or from two lines of standard input, and never prints the keys."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
     from_environment = kis_token_here(chain.variables, "set-keys")
@@ -205,7 +205,7 @@ def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> No
 
 
 def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:
-    """Half a pair, a missing pair and a key with a blank are errors with codes, and no key is stored."""
+    """If a key or both keys are missing, or a key has a blank, the error has a code, and no key is stored."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
     for given, code in [("", "missing-app-key"), ("PSa1\n", "incomplete-app-key"), ("PS a1\ns\n", "invalid-app-key")]:
@@ -246,7 +246,7 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
 
 
 def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
-    """``export`` writes the named clients' files, and prints neither the token nor the files' names."""
+    """``export`` writes the named clients' files. ``export`` does not print the token or the names of the files."""
     chain.database.put_token(make_token())
     env = chain.variables | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": ""}
 
@@ -262,7 +262,7 @@ def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_export_for_an_unknown_client_issues_nothing(chain: Chain) -> None:
-    """An unknown client, and mojito2 with the app secret in its file, are errors before any request."""
+    """``export`` refuses an unknown client, and mojito2, whose file has the app secret, before any request."""
     for name in ("mojito2", "pykrx"):
         ended = kis_token_here(chain.variables, "export", name)
         assert (ended.returncode, "[invalid-token-files]" in ended.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""The completion of the command line in a shell, by the lines of docs/command.md."""
+"""The completion of the command line in a shell, set up by the lines of docs/command.md."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = (CHECKOUT / "docs" / "command.md").read_text(encoding="utf-8")
-#: The value of the variable for each shell's script.
+#: The values of _KIS_TOKEN_COMPLETE that print a shell's script.
 SOURCES = re.findall(r"_KIS_TOKEN_COMPLETE=(\w+_source) kis-token", PAGE)
 
 pytestmark = pytest.mark.usefixtures("child_processes")
 
 
 def completed(words: str) -> list[str]:
-    """The completions of the last word, as bash gets them."""
+    """Return the completions that bash gets for the last word."""
     env = {"_KIS_TOKEN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": f"{len(words.split(' ')) - 1}"}
     ended = kis_token(env)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -46,13 +46,16 @@ def completed(words: str) -> list[str]:
     ],
 )
 def test_words_are_completed(words: str, names: list[str]) -> None:
-    """Commands, options, choices and the clients of ``export`` are completed; a client that is given is left out."""
+    """Commands, options, choices and the clients of ``export`` are completed.
+
+    A client that is already in the command line is not offered again.
+    """
     assert sorted(completed(words)) == sorted(names)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_each_shell_gets_its_script(source: str) -> None:
-    """The line of the page prints a script for its shell that completes kis-token."""
+    """For each shell in docs/command.md, the command prints a script that completes kis-token."""
     ended = kis_token({"_KIS_TOKEN_COMPLETE": source})
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "kis-token" in ended.stdout
@@ -61,7 +64,7 @@ def test_each_shell_gets_its_script(source: str) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")
 def test_line_of_the_page_works_in_bash(tmp_path: Path) -> None:
-    """After the line of the page, bash completes with the command."""
+    """After bash has run the line of docs/command.md, bash completes kis-token."""
     (line,) = re.findall(r"`(eval [^`]*bash_source[^`]*)`", PAGE)
     program = tmp_path / "kis-token"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kis_token "$@"\n')

@@ -1,4 +1,4 @@
-"""``kis-token exec``: the environment of the program, and the replacement of the command by it."""
+"""``kis-token exec``: the environment of the program, which replaces the process of the command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start(chain: Chain, *command: str) -> subprocess.Popen[str]:
 
 
 def test_program_has_token_and_keys(chain: Chain) -> None:
-    """The program gets token, host and stored keys, and keeps KIS_ACCOUNT_NO; its exit status is returned."""
+    """The program gets token, host and stored keys, and keeps KIS_ACCOUNT_NO. Its exit status is the command's."""
     token = make_token()
     chain.database.put_token(token)
     chain.database.put_keys()
@@ -63,7 +63,7 @@ def test_program_has_token_and_keys(chain: Chain) -> None:
 
 
 def test_program_without_keys_is_warned_of(chain: Chain) -> None:
-    """Without a known key the program gets the token, and the command warns."""
+    """If no app key is known, the program gets only the token, and the command warns."""
     chain.database.put_token(make_token())
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
@@ -74,7 +74,7 @@ def test_program_without_keys_is_warned_of(chain: Chain) -> None:
 
 
 def test_program_is_this_process(chain: Chain) -> None:
-    """The program has the command's process id, so it gets every signal."""
+    """The program replaces the command's process, so that the program gets every signal."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", "echo $$")
     told, _ = child.communicate(timeout=60)
@@ -84,7 +84,7 @@ def test_program_is_this_process(chain: Chain) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_passed_on(chain: Chain, number: signal.Signals) -> None:
-    """A signal reaches the program, which handles it."""
+    """A signal to the process of ``exec`` reaches the program's own handler."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", f"trap 'exit 5' {number.name.removeprefix('SIG')}; echo ready; read line")
     assert child.stdout is not None
@@ -96,7 +96,7 @@ def test_signals_are_passed_on(chain: Chain, number: signal.Signals) -> None:
 
 
 def test_ending_signal_is_the_program_s(chain: Chain) -> None:
-    """The parent process sees which signal ended the program."""
+    """If a signal ends the program, the parent process sees the same signal."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", "kill -9 $$")
     child.communicate(timeout=60)
@@ -105,7 +105,7 @@ def test_ending_signal_is_the_program_s(chain: Chain) -> None:
 
 
 def test_broken_pipes_end_programs_as_usual(chain: Chain) -> None:
-    """A program does not inherit that Python ignores SIGPIPE."""
+    """SIGPIPE ends a program under ``exec``, although Python ignores SIGPIPE."""
     chain.database.put_token(make_token())
     ended = kis_token(chain.variables, "exec", "sh", "-c", "kill -PIPE $$; echo survived")
 
@@ -113,7 +113,10 @@ def test_broken_pipes_end_programs_as_usual(chain: Chain) -> None:
 
 
 def test_program_that_is_not_there(chain: Chain, tmp_path: Path) -> None:
-    """As in a shell, 127 is for an unknown program and 126 for one that may not run. Its words are not printed."""
+    """As in a shell, the status is 127 for an unknown and 126 for a denied program.
+
+    The error does not print the program's name and arguments.
+    """
     chain.database.put_token(make_token())
     file = tmp_path / "no-program"
     file.write_text("x")
@@ -127,7 +130,7 @@ def test_program_that_is_not_there(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_program_is_not_started_without_a_token(chain: Chain) -> None:
-    """An error before the program ends the command with status 1, and no program runs."""
+    """If no token can be issued, the command fails with status 1 and starts no program."""
     chain.refuse_issue("EGW00105")
     ended = kis_token(chain.variables, "exec", "sh", "-c", "echo started")
 
@@ -136,7 +139,7 @@ def test_program_is_not_started_without_a_token(chain: Chain) -> None:
 
 
 def test_options_of_the_program_are_its_own(chain: Chain) -> None:
-    """Options after the program's name are the program's, with and without two dashes."""
+    """Options after the program's name belong to the program, with and without ``--`` before the name."""
     chain.database.put_token(make_token())
     for dashes in ((), ("--",)):
         ended = kis_token(chain.variables, "exec", *dashes, "echo", "--service", "x", "--", "-h")
@@ -145,7 +148,7 @@ def test_options_of_the_program_are_its_own(chain: Chain) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_as_a_child_where_a_process_cannot_be_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A child's status is returned; 128 plus the number for a signal; 127 and 126 if it cannot start."""
+    """run_child returns the child's status, 128 plus a signal's number, or 127 or 126 if the child cannot start."""
     env = {"PATH": os.environ["PATH"], "WORD": "given", "ANON": ANON_KEY}
 
     assert run_child(["sh", "-c", "echo $WORD; exit 3"], env) == 3

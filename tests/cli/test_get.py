@@ -1,4 +1,4 @@
-"""``kis-token get`` in its three forms, and the options that name another slot."""
+"""The three output forms of ``kis-token get``, and the options that select another slot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOW = "import hashlib, os; print(hashlib.sha256(os.environ['KIS_ACCESS_TOKEN'].
 
 
 def test_json_has_the_outputs(chain: Chain) -> None:
-    """``--json`` is one object with the token, its times and its source, and without a key."""
+    """``--json`` prints one object with the token, its times and its source. The JSON object has no app key."""
     first = kis_token_here(chain.variables, "get", "--json")
     again = kis_token(chain.variables, "get", "--json")
 
@@ -52,7 +52,7 @@ def test_json_has_the_outputs(chain: Chain) -> None:
 
 
 def test_lines_for_a_shell(chain: Chain) -> None:
-    """A shell that evaluates ``--env`` has the token and the host."""
+    """A shell that evaluates the output of ``get --env`` has the token and KIS's host as variables."""
     chain.database.put_token(make_token())
     command = " ".join(PROGRAM)
     script = f'set -a; eval "$({command} get --env)"; echo "$KIS_BASE_URL"; exec {sys.executable} -c "{SHOW}"'
@@ -66,7 +66,7 @@ def test_lines_for_a_shell(chain: Chain) -> None:
 
 
 def test_another_slot_by_option(chain: Chain) -> None:
-    """``--service`` wins over KIS_SERVICE_NAME."""
+    """``--service`` overrides KIS_SERVICE_NAME."""
     chain.database.put_token(make_token(), service="kis-second")
 
     ended = kis_token_here(chain.variables | {"KIS_SERVICE_NAME": "kis"}, "status", "--service", "kis-second", "--json")
@@ -94,7 +94,7 @@ def test_paper_by_option(sandbox: Sandbox) -> None:
 
 
 def test_sql_in_order() -> None:
-    """``sql`` prints each complete migration in the order of names; ``--directory`` prints the folder."""
+    """``sql`` prints all migrations in the order of their names. ``sql --directory`` prints the folder."""
     printed, folder = kis_token_here({}, "sql"), kis_token_here({}, "sql", "--directory")
 
     assert folder.stdout == f"{migrations_folder()}\n"
@@ -111,7 +111,7 @@ def test_user_without_a_home_gets_a_token_and_one_note(
 ) -> None:
     """A pod with an arbitrary uid has no entry in passwd, and HOME may be unset or another user's folder.
 
-    The command and the library work without a cache and report it once; ``check`` reports it too.
+    If no cache folder can be used, ``get`` works and reports this once, and ``check`` reports it.
     """
     import pwd
 

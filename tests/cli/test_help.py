@@ -1,4 +1,4 @@
-"""The help of the command, and its answers to invalid command lines."""
+"""The help of the command, and the errors for invalid command lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_help_and_page_have_the_same_commands() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_teaches(name: str) -> None:
-    """Each command's help describes it and ends with examples, one a line."""
+    """Each command's help describes the command and ends with examples, one per line."""
     command = group.kis_token.get_command(click.Context(group.kis_token), name)
     assert isinstance(command, TaughtCommand)
     assert command.name == name
@@ -48,7 +48,7 @@ def test_help_teaches(name: str) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_command_loads_no_other_command() -> None:
-    """`kis-token get` loads neither the modules of other commands nor what only those need."""
+    """``kis-token get`` does not load the modules of other commands, or modules that only other commands need."""
     code = "import sys; from kis_token.cli import main; main(['get', '--help']); print(*sys.modules, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ended.stderr.split())
@@ -58,7 +58,7 @@ def test_a_command_loads_no_other_command() -> None:
 
 
 def test_exit_statuses_are_said() -> None:
-    """The statuses in the help are those of docs/command.md."""
+    """The help and docs/command.md have the same exit statuses."""
     text = " ".join(kis_token_here({}, "--help").stdout.split())
     assert "0 done; 1 an error, which is explained; 2 invalid command line; 130 interrupted" in text
     page = (CHECKOUT / "docs" / "command.md").read_text(encoding="utf-8")
@@ -93,13 +93,13 @@ def test_exit_statuses_are_said() -> None:
     ],
 )
 def test_invalid_command_line_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
-    """An invalid command line gives status 2, the usage and the fault, but none of its words, which may be keys."""
+    """For an invalid command line, usage and fault are printed, but no argument: it may be a key. The status is 2."""
     assert_not_repeated(kis_token_here({}, *arguments), said)
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_bare_command_shows_the_help() -> None:
-    """Without a command the help is on standard error, and the status is that of an invalid command line."""
+    """Without a subcommand, ``kis-token`` prints the help on standard error and ends with status 2."""
     bare, asked = kis_token({}), kis_token({}, "--help")
     assert (bare.returncode, bare.stdout, bare.stderr) == (2, "", asked.stdout)
 
@@ -125,24 +125,24 @@ def test_bare_command_shows_the_help() -> None:
     ],
 )
 def test_near_names_are_suggested(arguments: tuple[str, ...], said: str) -> None:
-    """A mistyped command or option gets the near names of ours, and no word of the command line is repeated."""
+    """If a command or option is mistyped, the error suggests similar names and does not print the mistyped word."""
     assert_not_repeated(kis_token_here({}, *arguments), said)
 
 
 def test_choices_are_listed() -> None:
-    """``--environment real`` names the environments."""
+    """The error for ``--environment real`` names the two environments."""
     ended = kis_token_here({}, "status", "--environment", "real")
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, "error: --environment takes production or paper")
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_invalid_command_line_of_a_process_is_not_repeated() -> None:
-    """A separate process does not print an invalid command line either."""
+    """The command in its own process does not print an invalid command line either."""
     assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "the command is missing or unknown")
 
 
 def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> None:
-    """The status is 2, and usage and fault are printed without any part of the command line."""
+    """Check for status 2, and for usage and fault without any part of the command line."""
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.endswith(f"error: {said}\n")
     assert SECRET not in ended.stderr
@@ -151,7 +151,7 @@ def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> N
 
 
 def test_a_service_name_that_cannot_be_is_not_repeated_either() -> None:
-    """An option's value goes through the same checks as the variable."""
+    """The value of ``--service`` is checked like KIS_SERVICE_NAME, and the error does not print the value."""
     ended = kis_token_here({"SUPABASE_URL": "https://x.supabase.co"}, "get", "--service", f"{SECRET} x")
 
     assert (ended.returncode, "[invalid-service-name]" in ended.stderr) == (1, True)

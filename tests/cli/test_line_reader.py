@@ -1,4 +1,4 @@
-"""The line reader: keys, pastes, and the text on the screen. tests/setup has it at a real terminal."""
+"""The line reader: keys, pastes, and the text on the screen. tests/setup tests the line reader in a real terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kis_token.cli.line_reader import LineReader
 
 
 class ScriptedReader(LineReader):
-    """A reader whose terminal sends these texts, one at each look."""
+    """A reader whose terminal sends the texts ``sent``, one for each read."""
 
     def __init__(self, *sent: str) -> None:
         self.screen = io.StringIO()
@@ -42,13 +42,13 @@ class ScriptedReader(LineReader):
 )
 @pytest.mark.parametrize("is_hidden", [True, False], ids=["hidden", "visible"])
 def test_keys(sent: tuple[str, ...], line: str, *, is_hidden: bool) -> None:
-    """A line is returned as it was typed, with its corrections."""
+    """The returned line has the typed text after all corrections."""
     assert ScriptedReader(*sent).read("? ", is_hidden=is_hidden) == line
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"], ids=["LF", "CR", "CRLF"])
 def test_paste_of_several_lines(end: str) -> None:
-    """Each line answers the next question, and no line is shown before its question."""
+    """Each pasted line answers the next question, and is not shown before its question."""
     reader = ScriptedReader(end.join(("one", "sb_secret_two", "three", "")))
 
     assert reader.read("1: ") == "one"
@@ -60,7 +60,7 @@ def test_paste_of_several_lines(end: str) -> None:
 
 
 def test_dropped_lines() -> None:
-    """The rest of a paste can be dropped; the next question gets the next input."""
+    """``drop`` removes the other lines of a paste. The next question gets the next input."""
     reader = ScriptedReader("wrong\nsecond\nthird\n", "right\n")
 
     assert (reader.read("1: "), reader.drop(), reader.read("1: ")) == ("wrong", True, "right")
@@ -73,7 +73,7 @@ def test_dropped_lines() -> None:
     ids=["secret key", "JWT", "app key", "app secret"],
 )
 def test_secret_at_a_visible_question(secret: str) -> None:
-    """A secret that is pasted at the wrong question is shown as bullets."""
+    """If a secret is pasted at a question with visible input, the secret is shown as bullets."""
     reader = ScriptedReader(f"{secret}\n")
 
     assert reader.read("URL: ") == secret
@@ -82,7 +82,7 @@ def test_secret_at_a_visible_question(secret: str) -> None:
 
 
 def test_url_is_shown() -> None:
-    """A URL is shown, although its project's name is long."""
+    """A URL is shown, although its long project name could look like a secret."""
     url = "https://abcdefghijklmnopqrst.supabase.co"
     reader = ScriptedReader(f"{url}\n")
     reader.read("URL: ")

@@ -1,4 +1,4 @@
-"""``kis-token set-keys`` as a user calls it: what it refuses to store, and the day that it stores."""
+"""``kis-token set-keys`` as a user calls it: the values that it refuses, and the day that it stores."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ KEY, SECRET = ACCOUNT.app_key, ACCOUNT.app_secret
 
 
 def set_keys(chain: Chain, key: str, secret: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Type the two values as a user does, one a line. Their own slot has no variables for the keys."""
+    """Run ``set-keys`` with key and secret on two lines of standard input, without variables for the keys."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
     return kis_token_here({**keyless, **env}, "set-keys", *options, standard_input=f"{key}\n{secret}\n")
 
 
 def ends_of(chain: Chain) -> list[datetime | None]:
-    """The column expires_at of the stored key and secret."""
+    """Return the column expires_at of the stored key and of the stored secret."""
     rows = chain.database.owner.execute(
         "select expires_at from public.api_credentials where credential_type in ('app_key', 'app_secret')"
     ).fetchall()
@@ -56,7 +56,7 @@ def is_empty(chain: Chain) -> bool:
     ids=["swapped", "cut key", "cut secret", "masked", "masked key", "placeholder"],
 )
 def test_wrong_values_are_not_stored(chain: Chain, key: str, secret: str, code: str) -> None:
-    """A pair that cannot be right by its form is an error. Nothing is stored, and KIS gets no request."""
+    """If key or secret has a wrong form, the command fails, stores nothing, and sends KIS no request."""
     ended = set_keys(chain, key, secret)
 
     assert (ended.returncode, ended.stdout, f"[{code}]" in ended.stderr) == (1, "", True)
@@ -64,7 +64,7 @@ def test_wrong_values_are_not_stored(chain: Chain, key: str, secret: str, code: 
 
 
 def test_quotes_are_cut_off(chain: Chain) -> None:
-    """Values in quotes, as they stand in a file, are stored without them after one call that issues no token."""
+    """Quotes around the values are removed. The keys are stored after one call that issues no token."""
     ended = set_keys(chain, f'"{KEY}"', f"'{SECRET}'")
 
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -76,7 +76,7 @@ def test_quotes_are_cut_off(chain: Chain) -> None:
 
 
 def test_paper_keys_are_not_stored_as_real_ones(chain: Chain) -> None:
-    """KIS's host for real accounts refuses the keys of a paper account. The error names both, and nothing is stored."""
+    """If KIS refuses paper keys for a real account, the error names both environments, and nothing is stored."""
     paper: Account = chain.kis.accounts["paper"][0]
     ended = set_keys(chain, paper.app_key, paper.app_secret)
 
@@ -90,7 +90,7 @@ def test_paper_keys_are_not_stored_as_real_ones(chain: Chain) -> None:
 
 
 def test_outage_of_kis_stores_nothing_unless_told(chain: Chain) -> None:
-    """While KIS does not answer, the command says that the keys were not checked; ``--no-verify`` stores them."""
+    """If KIS does not answer, ``set-keys`` stores nothing. With ``--no-verify``, it stores the unchecked keys."""
     chain.kis.production.stop()
     ended = set_keys(chain, KEY, SECRET)
     assert (ended.returncode, "[kis-unreachable]" in ended.stderr) == (1, True)
@@ -103,7 +103,7 @@ def test_outage_of_kis_stores_nothing_unless_told(chain: Chain) -> None:
 
 
 def test_supabase_is_needed_before_the_keys(chain: Chain) -> None:
-    """If Supabase is not set, the command fails before it reads a key: the two lines are still there afterwards."""
+    """If the settings of Supabase are missing, the command fails before it asks for a key."""
     ended = kis_token_here({}, "set-keys", standard_input=f"{KEY}\n{SECRET}\n")
     asked = kis_token({"SUPABASE_URL": chain.supabase.url}, "set-keys")
 
@@ -112,7 +112,7 @@ def test_supabase_is_needed_before_the_keys(chain: Chain) -> None:
 
 
 def test_new_key_ends_a_year_from_today(chain: Chain) -> None:
-    """Both rows get the end of the day in Korea, a year from today, and the command prints the day."""
+    """Both rows get the end of the day in Korea one year from today, and the command prints this day."""
     ended = set_keys(chain, KEY, SECRET)
 
     last_day = default_last_day(utc_now())
@@ -121,7 +121,10 @@ def test_new_key_ends_a_year_from_today(chain: Chain) -> None:
 
 
 def test_given_day_is_stored(chain: Chain) -> None:
-    """``--expires`` is a day in Korea. The same key stored again keeps its day; another key does not get it."""
+    """``--expires`` is a day in Korea.
+
+    If the same key is stored again, the key keeps its day. Another key does not get the previous key's day.
+    """
     set_keys(chain, KEY, SECRET, "--expires", "2999-03-01")
     chosen = datetime(2999, 3, 1, 14, 59, 59, tzinfo=timezone.utc)
     assert ends_of(chain) == [chosen] * 2
@@ -134,7 +137,7 @@ def test_given_day_is_stored(chain: Chain) -> None:
 
 
 def test_key_without_a_day_stays_without_one(chain: Chain) -> None:
-    """A stored key without a day is older than today, so storing it again does not give it a year from today."""
+    """If a stored key has no day, and the same key is stored again, the key gets no day, because it is not new."""
     chain.database.put_keys()
     ended = set_keys(chain, KEY, SECRET)
     assert (ended.stdout, ends_of(chain)) == ("stored plain for kis (production)\n", [None, None])
@@ -142,7 +145,7 @@ def test_key_without_a_day_stays_without_one(chain: Chain) -> None:
 
 @pytest.mark.parametrize("text", ["2020-01-01", "2027-02-30", "tomorrow", "01.03.2999", "2999-3", ""])
 def test_other_texts_are_no_days(chain: Chain, text: str) -> None:
-    """A day that has passed, or does not exist, is an invalid command line that names the form."""
+    """For a day that has passed, does not exist or has another form, the error names the form YYYY-MM-DD."""
     ended = set_keys(chain, KEY, SECRET, "--expires", text)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.endswith("error: --expires takes a day as YYYY-MM-DD that has not passed\n")
@@ -150,7 +153,7 @@ def test_other_texts_are_no_days(chain: Chain, text: str) -> None:
 
 
 def test_passed_day_does_not_end_a_key(chain: Chain) -> None:
-    """A key is used after its stored day, because only KIS decides whether it is valid."""
+    """A key is used after its stored day, because only KIS decides whether the key is valid."""
     chain.database.put_keys()
     put_key_end(chain, utc_now() - timedelta(days=3))
     got = chain.resolve(app_key="", app_secret="")

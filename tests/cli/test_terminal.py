@@ -1,4 +1,4 @@
-"""The command at a terminal: one line during a wait, questions, hidden input, colours. Elsewhere: plain lines."""
+"""The command in a terminal: one line during a wait, questions, hidden input, and colours. Elsewhere: plain lines."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CLEAR = b"\r\x1b[K"
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """Open a terminal for one child."""
+    """Open a pseudo-terminal for one child process."""
     terminal = Terminal()
     yield terminal
     terminal.close()
 
 
 def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[bytes]:
-    """Start the command with pipes, except for the given streams, and without another terminal."""
+    """Start the command without a controlling terminal. The standard streams that are not in ``streams`` are pipes."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return] # its streams come by name
         [*PROGRAM, *arguments], env=clean(chain.variables), start_new_session=True, **(pipes | streams)
@@ -43,7 +43,7 @@ def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[byt
 
 
 def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) -> None:
-    """On a terminal one line names the wait and counts the seconds; it is cleared when the token is there."""
+    """On a terminal, one line names the reason of a wait and counts the seconds. The line is cleared at the end."""
     caller, token = Caller(chain.database, label="night\x1b[2Jjob"), make_token()
     caller.begin()
     child = start(chain, "get", stderr=terminal.inside)
@@ -63,7 +63,7 @@ def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) ->
 
 
 def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
-    """In a log each wait is a line, and no line is cleared."""
+    """If standard error is not a terminal, each wait is one plain line that is not cleared."""
     caller = Caller(chain.database)
     caller.begin()
     child = start(chain, "get")
@@ -78,7 +78,7 @@ def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
 
 
 def test_a_narrow_terminal_cuts_the_line(chain: Chain, terminal: Terminal) -> None:
-    """The line is cut to the terminal's width, because a wrapped line could not be cleared."""
+    """The line about a wait is cut to the terminal's width, because a wrapped line could not be cleared."""
     terminal.narrow(30)
     caller = Caller(chain.database)
     caller.begin()
@@ -95,7 +95,7 @@ def test_a_narrow_terminal_cuts_the_line(chain: Chain, terminal: Terminal) -> No
 
 
 def test_quick_answers_show_nothing(chain: Chain, terminal: Terminal) -> None:
-    """Without a wait there is no line."""
+    """If the command does not wait, it prints no line about a wait."""
     chain.database.put_token(make_token())
     child = start(chain, "get", stderr=terminal.inside)
     child.communicate(timeout=60)
@@ -105,7 +105,7 @@ def test_quick_answers_show_nothing(chain: Chain, terminal: Terminal) -> None:
 
 @pytest.mark.parametrize(("answer", "status", "calls"), [("n", 1, 0), ("", 1, 0), ("y", 0, 1)])
 def test_revoke_asks_first(chain: Chain, terminal: Terminal, answer: str, status: int, calls: int) -> None:
-    """``revoke`` names the slot and asks; only a yes revokes."""
+    """``revoke`` names the slot and asks for confirmation. ``revoke`` calls KIS only after the answer yes."""
     chain.resolve()
     child = start(chain, "revoke", stdin=terminal.inside)
     assert child.stderr is not None
@@ -119,7 +119,7 @@ def test_revoke_asks_first(chain: Chain, terminal: Terminal, answer: str, status
 
 
 def test_revoke_without_a_terminal(chain: Chain) -> None:
-    """Without a terminal, ``revoke`` needs ``--yes``, and revokes no token without it."""
+    """Without a terminal, ``revoke`` fails unless the option ``--yes`` is given."""
     chain.resolve()
     unasked = kis_token_here(chain.variables, "revoke", standard_input="y\n")
     told = kis_token(chain.variables, "revoke", "--yes")
@@ -160,7 +160,7 @@ def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("command", ["status", "check"])
 def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: str) -> None:
-    """A terminal gets colours; a pipe gets the same text without them."""
+    """The output has colours on a terminal, and no colours in a pipe."""
     chain.database.put_token(make_token())
     child = start(chain, command, stdout=terminal.inside)
     child.communicate(timeout=60)
@@ -173,7 +173,7 @@ def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: st
 
 @pytest.mark.parametrize("columns", [80, 60])
 def test_status_fits_the_terminal(chain: Chain, terminal: Terminal, columns: int) -> None:
-    """On a terminal of 80 or 60 columns no line of ``status`` is wider, for two slots with keys, tokens and events."""
+    """``status`` of two slots fits a terminal of 80 and of 60 columns."""
     chain.database.put_keys(service="kis-second-account")
     chain.database.put_token(make_token(), service="kis-second-account")
     Caller(chain.database, label="acme/a-repository-with-a-name run 12345678901 quotation").begin()
@@ -201,7 +201,7 @@ def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
 def test_no_colours_where_they_are_not_wanted(chain: Chain, terminal: Terminal, environment: dict[str, str]) -> None:
-    """NO_COLOR and a dumb terminal get plain text, and no line that must be cleared."""
+    """With NO_COLOR or on a dumb terminal, the output is plain text and has no line that must be cleared."""
     chain.database.put_token(make_token())
     child = subprocess.run(
         [*PROGRAM, "check"], env=clean(chain.variables | environment), stdout=terminal.inside, check=False, timeout=60

@@ -1,4 +1,4 @@
-"""``kis-token trust``: the SQL that it prints makes a job of the repository a caller, and no other job."""
+"""``kis-token trust`` prints SQL that lists one job of a repository as a caller, and no other job."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def anon(database: Database) -> Iterator[Connection]:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
-    """GitHub under its own names."""
+    """A stand-in for GitHub, reached under GitHub's own host names."""
     with GitHubNetwork(tmp_path) as network:
         yield network
 
 
 def trust(network: GitHubNetwork, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command on a machine whose only way out leads to this GitHub."""
+    """Run ``kis-token trust`` on a machine that reaches only the stand-in for GitHub."""
     return kis_token_here({**VARIABLES, **network.variables, **env}, "trust", *arguments)
 
 
 def printed(network: GitHubNetwork, *arguments: str, **env: str) -> str:
-    """The SQL that the command prints."""
+    """Return the SQL that ``kis-token trust`` prints."""
     ended = trust(network, *arguments, **env)
     assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout
@@ -69,12 +69,12 @@ def run(database: Database, statements: str) -> None:
 
 
 def rows(database: Database) -> list[dict[str, object]]:
-    """The list of callers."""
+    """Return the rows of the list of callers."""
     return database.owner.execute("select * from public.credential_callers order by id").fetchall()
 
 
 def test_printed_sql_lists_the_job(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """After the SQL has run, the repository's job on main reads the token. A job on another branch does not."""
+    """After the SQL has run, only the repository's job on main can read the token, and no job on another branch."""
     database.put_token(make_token())
 
     run(database, printed(network, "acme/bot"))
@@ -100,7 +100,7 @@ def test_printed_sql_lists_the_job(network: GitHubNetwork, database: Database, a
 
 
 def test_each_option_has_its_column(network: GitHubNetwork, database: Database) -> None:
-    """The options fill the columns, and a quote in a name stays a quote."""
+    """Each option sets its column, and a quote in a name stays in the name."""
     text = printed(
         network,
         *("acme/bot", "--tag", "it's", "--access", "issue", "--service", "kis-second", "--events", "push,release"),
@@ -117,7 +117,7 @@ def test_each_option_has_its_column(network: GitHubNetwork, database: Database) 
 
 
 def test_sql_can_be_run_again(network: GitHubNetwork, database: Database) -> None:
-    """The same SQL changes nothing the second time. With another access it changes the row, and keeps valid_until."""
+    """The same SQL changes nothing when run again. SQL for another access changes the access and keeps valid_until."""
     first = printed(network, "acme/bot")
     run(database, first)
     database.owner.execute("update public.credential_callers set valid_until = '2099-01-01'")
@@ -132,7 +132,10 @@ def test_sql_can_be_run_again(network: GitHubNetwork, database: Database) -> Non
 
 
 def test_new_keys_are_added(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """``--keys`` prints the keys alone, needs no project, and adds a key that the issuer publishes later."""
+    """``--keys`` prints SQL only for the issuer's keys and needs no project's URL.
+
+    The SQL of ``--keys`` adds a key that the issuer has published later.
+    """
     run(database, printed(network, "acme/bot"))
     network.issuer.publish(SigningKey.make(bits=4096))
     job = Job(anon, network.issuer)
@@ -147,7 +150,7 @@ def test_new_keys_are_added(network: GitHubNetwork, database: Database, anon: Co
 
 
 def test_key_that_was_stored_wrongly_is_corrected(network: GitHubNetwork, database: Database) -> None:
-    """A stored key with the name of a published one becomes the published one; its time says when."""
+    """If a stored key differs from the published key of the same name, the SQL replaces it and sets added_at."""
     run(database, printed(network, "--keys"))
     database.owner.execute(
         "update public.credential_issuer_keys set modulus = %s, added_at = '2026-01-01'", (SigningKey.make().modulus,)
@@ -160,7 +163,7 @@ def test_key_that_was_stored_wrongly_is_corrected(network: GitHubNetwork, databa
 
 
 def test_keys_that_cannot_be_stored(network: GitHubNetwork, database: Database) -> None:
-    """Keys of other kinds, lengths and exponents are left out, and their number is printed."""
+    """Keys of another kind, length or exponent are left out. A comment in the SQL has the number of these keys."""
     sound = network.issuer.keys[0].jwk()
     short = SigningKey.make("short", bits=1024).jwk()
     odd: list[object] = [
@@ -185,7 +188,7 @@ def test_keys_that_cannot_be_stored(network: GitHubNetwork, database: Database) 
 
 
 def test_numbers_can_be_given(network: GitHubNetwork, database: Database) -> None:
-    """With both numbers GitHub's API is not asked, as for a repository that this machine may not see."""
+    """If both numbers are given, GitHub's API gets no request, so that an invisible repository can be listed."""
     run(database, printed(network, "someone/else", "--repository-id", "1234", "--owner-id", "56"))
 
     (row,) = rows(database)
@@ -194,7 +197,7 @@ def test_numbers_can_be_given(network: GitHubNetwork, database: Database) -> Non
 
 
 def test_private_repository_by_a_variable(network: GitHubNetwork) -> None:
-    """GH_TOKEN shows the repository, and is sent to GitHub alone; it is not printed."""
+    """GH_TOKEN gives access to a private repository. GH_TOKEN is sent only to GitHub and is not printed."""
     network.is_private = True
     refused = trust(network, "acme/bot")
     text = printed(network, "acme/bot", GH_TOKEN=network.SIGN_IN, GITHUB_TOKEN="another")
@@ -207,7 +210,7 @@ def test_private_repository_by_a_variable(network: GitHubNetwork) -> None:
 @needs_scripts
 @pytest.mark.usefixtures("child_processes")
 def test_private_repository_by_the_sign_in_of_gh(network: GitHubNetwork, tmp_path: Path) -> None:
-    """The command gh is asked for its sign-in at github.com. A gh that is not signed in is no error."""
+    """The command uses the token of ``gh`` for github.com. If ``gh`` is not signed in, the command uses no token."""
     network.is_private = True
     commands = tmp_path / "commands"
     commands.mkdir()
@@ -231,13 +234,16 @@ def test_private_repository_by_the_sign_in_of_gh(network: GitHubNetwork, tmp_pat
     ids=["server", "ghe.com", "enterprise"],
 )
 def test_other_issuers(tmp_path: Path, database: Database, anon: Connection, issuer: str, api_url: str) -> None:
-    """A job of another server is listed with that server's issuer. A job with the same numbers on github.com is not."""
+    """A job of another server is listed with this server's issuer.
+
+    A github.com job of the same numbers is no caller.
+    """
     numbers = ("--repository-id", "74", "--owner-id", "65") if "/api/v3" in api_url else ()
     with GitHubNetwork(tmp_path, issuer, urlsplit(api_url).netloc) as network:
         text = printed(network, "acme/bot", *numbers, "--issuer", issuer, GITHUB_API_URL="https://api.github.com")
         if issuer.endswith("/octo"):
             assert find_server(None, api_url) == find_server(GITHUB)
-        else:  # the issuer follows from the API
+        else:  # the command derives the issuer from the API's address
             assert printed(network, "acme/bot", *numbers, GITHUB_API_URL=api_url) == text
         run(database, text)
 
@@ -249,7 +255,7 @@ def test_other_issuers(tmp_path: Path, database: Database, anon: Connection, iss
 
 
 def test_issuer_on_this_machine(network: GitHubNetwork, database: Database, anon: Connection) -> None:
-    """An emulated issuer is listed with the numbers that are given; it has no API, and gets no sign-in."""
+    """For an emulated issuer, the SQL has the given numbers. GH_TOKEN is not sent to an emulated issuer."""
     with GitHubIssuer() as issuer:
         issuer.issuer = issuer.url
         numbers = ("--repository-id", "74", "--owner-id", "65")
@@ -300,7 +306,7 @@ def test_sign_in_of_github_does_not_go_to_another_server(tmp_path: Path) -> None
     ],
 )
 def test_values_that_the_list_cannot_hold(network: GitHubNetwork, arguments: tuple[str, ...], option: str) -> None:
-    """No SQL is printed. The error names the option, and does not repeat the value."""
+    """If the list cannot hold a value, no SQL is printed. The error names the option and does not print the value."""
     ended = trust(network, *arguments)
 
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -310,14 +316,14 @@ def test_values_that_the_list_cannot_hold(network: GitHubNetwork, arguments: tup
 
 
 def test_repository_is_needed(network: GitHubNetwork) -> None:
-    """Without a repository and without --keys, the command line is not valid."""
+    """A command line with no repository and no ``--keys`` is invalid."""
     ended = trust(network)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.endswith("error: '[OWNER/REPO]' is missing\n")
 
 
 def test_project_is_needed(network: GitHubNetwork) -> None:
-    """The row needs the project's URL. No key of Supabase is asked for."""
+    """If the project's URL is missing, ``trust`` fails. ``trust`` does not need a key of Supabase."""
     ended = trust(network, "acme/bot", SUPABASE_URL="")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "[missing-supabase-url]" in ended.stderr
@@ -346,7 +352,7 @@ DISCOVERY = {"issuer": GITHUB, "jwks_uri": f"{GITHUB}/.well-known/jwks"}
     ids=["reset", "500", "a page", "texts", "no owner", "moved", "401", "403", "429"],
 )
 def test_api_does_not_tell_the_numbers(network: GitHubNetwork, fault: Fault, code: str) -> None:
-    """The error has a code and a remedy, and no SQL is printed."""
+    """If GitHub's API does not give the repository's numbers, the error has a code, and no SQL is printed."""
     network.api.add_fault(fault)
     assert_refused(trust(network, "acme/bot"), code)
 
@@ -368,7 +374,7 @@ def test_api_does_not_tell_the_numbers(network: GitHubNetwork, fault: Fault, cod
     ],
 )
 def test_issuer_does_not_tell_its_keys(network: GitHubNetwork, fault: Fault) -> None:
-    """The same for the keys, also when the answer leads to another host."""
+    """If the issuer does not give its keys, or names another host for them, the error is github-unreachable."""
     network.issuer.server.add_fault(fault)
     assert_refused(trust(network, "acme/bot"), "github-unreachable")
 
@@ -380,7 +386,7 @@ def test_certificate_that_is_not_trusted(network: GitHubNetwork, tmp_path: Path)
 
 
 def assert_refused(ended: subprocess.CompletedProcess[str], code: str) -> None:
-    """An error with this code and a remedy, and nothing else."""
+    """Check that the command printed only an error with this code and a remedy."""
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("error: ")
     assert f"[{code}]. " in ended.stderr
@@ -389,7 +395,7 @@ def assert_refused(ended: subprocess.CompletedProcess[str], code: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="PostgreSQL's regular expressions are compared on one system")
 @pytest.mark.parametrize("function", ["issuance_is_ref", "issuance_is_audience", "issuance_is_issuer"])
 def test_forms_are_those_of_the_database(database: Database, function: str) -> None:
-    """The command and the database accept the same refs, audiences and issuers."""
+    """The command and the database accept the same forms of refs, audiences and issuers."""
     accepts: Callable[[str], bool] = {
         "issuance_is_ref": is_ref,
         "issuance_is_audience": is_audience,

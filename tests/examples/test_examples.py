@@ -33,7 +33,7 @@ WORKFLOWS_OF_INIT = sorted(path.name for path in (EXAMPLES / "init").iterdir())
 
 
 def take(folder: Path, *names: str) -> None:
-    """Copy examples into a user's repository: workflows where GitHub looks for them, programs to its top."""
+    """Copy examples into a user's repository: workflows into .github/workflows, programs into the top folder."""
     for name in names:
         shutil.copy(EXAMPLES / name, folder / ".github" / "workflows" if name.endswith(".yml") else folder)
 
@@ -48,10 +48,10 @@ def run(
     event: str = "workflow_dispatch",
     arguments: tuple[str, ...] = (),
 ) -> list[str]:
-    """Run a workflow, which must succeed; return the output of its programs. The log has no secret.
+    """Run a workflow and return its programs' output. Check that the workflow succeeds and that its log has no secret.
 
-    A job with the permission ``id-token: write`` gets the two variables of a keyless set-up and no key of Supabase.
-    The examples name no host, because the defaults are KIS's. In the tests a variable leads to the sandbox.
+    A job with the permission ``id-token: write`` gets the two variables of a keyless set-up, but no key of Supabase.
+    The examples name no host, because KIS's own hosts are the defaults. In the tests, KIS_BASE_URL names the sandbox.
     """
     url = sandbox.kis.production_url if environment == "production" else sandbox.kis.paper_url
     given = [f"--env=KIS_BASE_URL={url}", "--platform=self-hosted=-self-hosted", *arguments]
@@ -80,7 +80,7 @@ def secrets_of(sandbox: Sandbox) -> Iterator[str]:
 
 
 def quotations(sandbox: Sandbox, environment: Environment = "production") -> int:
-    """Return the number of quotations that KIS answered."""
+    """Return the number of price requests that KIS answered with status 200."""
     return sum(
         seen.path == PRICE_PATH and seen.status == 200 and seen.environment == environment
         for seen in sandbox.kis.requests
@@ -88,12 +88,12 @@ def quotations(sandbox: Sandbox, environment: Environment = "production") -> int
 
 
 def cannot_make_environments() -> bool:
-    """Whether the machine's own Python, which the workflow uses, cannot make virtual environments."""
+    """Whether the machine's python3, which the workflow uses, cannot make virtual environments."""
     return bool(subprocess.call(["python3", "-c", "import ensurepip"], stderr=subprocess.DEVNULL))
 
 
-#: Replaces the machine's Python by one with the tests' packages: a virtual environment that it makes has them too, so
-#: the example's package needs no index.
+#: A stand-in for the machine's Python. This Python and its virtual environments have the packages of the tests, so that
+#: no index is needed.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p "$3/bin"
@@ -107,7 +107,7 @@ fi
 
 
 def add_python(project: Project, package: str) -> None:
-    """Put that Python first on the path of the steps."""
+    """Put the stand-in PYTHON first on the PATH of the steps."""
     python = project.commands / "python3"
     python.write_text(PYTHON.replace("{package}", package).replace("{python}", sys.executable))
     python.chmod(0o755)
@@ -115,7 +115,7 @@ def add_python(project: Project, package: str) -> None:
 
 @pytest.mark.parametrize("makes_environment", [False, pytest.param(True, marks=pytest.mark.matrix)])
 def test_quote_with_requests(project: Project, sandbox: Sandbox, makes_environment: bool) -> None:  # noqa: FBT001 - a table
-    """The outputs reach a Python program in a virtual environment, with one issue."""
+    """A Python program in a virtual environment reads the outputs and quotes prices, after one issue."""
     sandbox.trust()
     take(project.repository, "quote.yml", "quote.py")
     if not makes_environment:
@@ -128,7 +128,7 @@ def test_quote_with_requests(project: Project, sandbox: Sandbox, makes_environme
 
 
 def test_client(project: Project, sandbox: Sandbox) -> None:
-    """KISClient issues a token if no token is stored, and gets a new one after KIS ends it."""
+    """If no token is stored, KISClient issues one. After KIS has ended the token, KISClient gets a new token."""
     sandbox.trust()
     take(project.repository, "client.yml", "watch.py")
     add_python(project, "kis-token")
@@ -144,7 +144,7 @@ def test_client(project: Project, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("name", WORKFLOWS_OF_INIT)
 def test_workflows_of_init(project: Project, sandbox: Sandbox, name: str) -> None:
-    """The workflows that init writes issue the first token: without a stored key, and with one."""
+    """The workflows that init writes issue the first token, both without and with a stored key."""
     is_keyless = "with-secret" not in name
     project.add_workflow(EXAMPLES / "init" / name)
     given = [f"--env=KIS_BASE_URL={sandbox.kis.production_url}"]
@@ -155,7 +155,7 @@ def test_workflows_of_init(project: Project, sandbox: Sandbox, name: str) -> Non
         given += [f"--var=SUPABASE_URL={sandbox.supabase.url}", f"--var=SUPABASE_PUBLISHABLE_KEY={sandbox.anon_key}"]
         given += [f"--env={each}={value}" for each, value in sandbox.github.variables().items()]
     gh = project.commands / "gh"
-    gh.write_text("#!/bin/sh\n")  # the rotation speaks to GitHub as well
+    gh.write_text("#!/bin/sh\n")  # the rotation's workflow also calls gh
     gh.chmod(0o755)
 
     done = project.run(sandbox, name, "workflow_dispatch", *given, secrets=secrets)
@@ -163,11 +163,11 @@ def test_workflows_of_init(project: Project, sandbox: Sandbox, name: str) -> Non
     assert done.returncode == 0, readable(done.stdout)
     assert len([secret for secret in secrets_of(sandbox) if secret in done.stdout]) == 0
     assert sandbox.kis.counts("production").calls == 1
-    assert quotations(sandbox) == 1  # of the quotation, or of the rotation's trial of the new token
+    assert quotations(sandbox) == 1  # one price request: by the program, or by the rotation that verifies the new token
 
 
 def test_async_program(tmp_path: Path, sandbox: Sandbox) -> None:
-    """Quotations at once start with one issue, and get a new token after KIS has ended the first."""
+    """Concurrent quotations share one issue. After KIS has ended the token, the program gets a new token."""
     for issues in (1, 2):
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / "watch_async.py"), "005930", "000660", "035420"],
@@ -212,7 +212,7 @@ def test_accounts(project: Project, databases: MigratedDatabases) -> None:
 
 
 def test_paper(project: Project, sandbox: Sandbox) -> None:
-    """Paper trading goes to the paper environment, and the real one is never called."""
+    """Paper trading calls the paper environment, and never the real environment."""
     sandbox.trust("kis-paper")
     take(project.repository, "paper.yml", "quote.sh")
 
@@ -222,7 +222,7 @@ def test_paper(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_self_hosted(project: Project, sandbox: Sandbox) -> None:
-    """Without Supabase the second job uses the token that the first has cached on the runner."""
+    """If Supabase is down, the second job uses the token that the first job has cached on the runner."""
     sandbox.trust()
     take(project.repository, "self-hosted.yml", "quote.sh")
     account = sandbox.kis.accounts["production"][0]
@@ -237,7 +237,7 @@ def test_self_hosted(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_two_jobs(project: Project, sandbox: Sandbox) -> None:
-    """Both jobs get the same token by one issue, and its end passes from job to job."""
+    """Both jobs get the same token from one issue. The first job passes the token's end to the second job."""
     sandbox.trust()
     take(project.repository, "two-jobs.yml")
 
@@ -248,7 +248,7 @@ def test_two_jobs(project: Project, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize(("repository", "calls"), [("stranger/bot", 0), ("someone/bot", 1)])
 def test_pull_request(project: Project, sandbox: Sandbox, tmp_path: Path, repository: str, calls: int) -> None:
-    """With a stored key, the job is skipped for a fork's pull request, and runs for one of the repository itself."""
+    """With a stored key, the job runs for the repository's own pull request, and is skipped for a fork's."""
     take(project.repository, "pull-request.yml", "quote.sh")
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": {"head": {"repo": {"full_name": repository}}}}))
@@ -261,7 +261,7 @@ def test_pull_request(project: Project, sandbox: Sandbox, tmp_path: Path, reposi
 
 
 def test_enterprise_server(project: Project, sandbox: Sandbox) -> None:
-    """The workflow runs with an action from a copy of the repository."""
+    """The workflow runs with the action from the server's own copy of the repository."""
     take(project.repository, "ghes.yml", "quote.sh")
 
     assert run(project, sandbox, "ghes.yml") == [f"005930: {PRICE}"]
@@ -269,7 +269,7 @@ def test_enterprise_server(project: Project, sandbox: Sandbox) -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="the example is in JavaScript, and node is not installed")
 def test_other_languages(project: Project, sandbox: Sandbox) -> None:
-    """Programs of two languages find token and keys in their environment."""
+    """Programs in two languages read the token and the keys from environment variables."""
     sandbox.trust()
     take(project.repository, "other-languages.yml", "quote.sh", "quote.mjs")
 
@@ -279,7 +279,7 @@ def test_other_languages(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_programs_report_kis_s_code(tmp_path: Path, sandbox: Sandbox) -> None:
-    """Each of the three programs ends with an error and KIS's code if KIS rejects its token."""
+    """If KIS rejects the token, each of the three programs fails and prints KIS's code."""
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret, "KIS_ACCESS_TOKEN": "x.y.z"}
     programs = [(sys.executable, "quote.py"), ("sh", "quote.sh"), ("node", "quote.mjs")]
@@ -301,7 +301,7 @@ def test_programs_report_kis_s_code(tmp_path: Path, sandbox: Sandbox) -> None:
 
 
 def test_laptop(tmp_path: Path, sandbox: Sandbox) -> None:
-    """A command gets token and keys as variables."""
+    """On a laptop, a command gets the token and the keys as environment variables."""
     for name in ("laptop.sh", "quote.sh"):
         shutil.copy(EXAMPLES / name, tmp_path)
 
@@ -322,7 +322,7 @@ def test_laptop(tmp_path: Path, sandbox: Sandbox) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
-    """The example of a test passes, beside the program under test."""
+    """The example of a user's test passes in a folder with the tested program."""
     for name in ("test_bot.py", "quote.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
 
@@ -340,13 +340,13 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
 
 
 def used_by_tests() -> set[str]:
-    """Return the file names in this file's source."""
+    """Return all texts in this module's source, among them the names of the used examples."""
     constants = (node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Constant))
     return {node.value for node in constants if isinstance(node.value, str)}
 
 
 def test_every_example_is_run_and_listed() -> None:
-    """A test here uses each file of the folder, and its README links to it."""
+    """Each file of docs/examples is used by a test of this module, and linked in the folder's README."""
     names = {path.name for path in EXAMPLES.iterdir() if path.is_file() and path.name != "README.md"}
     listed = set(re.findall(r"\]\(([\w.-]+)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
 

@@ -26,7 +26,7 @@ COMMANDS = [code for language, code in SNIPPETS if language == "sh"]
 
 
 def run(folder: Path, *command: str) -> None:
-    """Run a user's command, with the command installed and no proxy for curl to this machine."""
+    """Run a user's command in an environment where kis-token is installed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "PYTEST_"))}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(
@@ -44,7 +44,7 @@ def run(folder: Path, *command: str) -> None:
 
 
 def test_snippets_are_found() -> None:
-    """The page has snippets of each kind, and the only other one is the installation."""
+    """docs/sandbox.md has tests, programs and commands. The only other block is the installation."""
     assert min(len(TESTS), len(SCRIPTS), len(COMMANDS)) >= 2
     others = [code for language, code in SNIPPETS if language not in ("python", "sh")]
     assert others == ["pip install 'kis-token[sandbox]'\n"]
@@ -52,7 +52,7 @@ def test_snippets_are_found() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_snippets_for_tests_pass(tmp_path: Path) -> None:
-    """The page's tests pass in a project that has only them."""
+    """The page's tests pass in a project that has no other files."""
     for number, code in enumerate(TESTS):
         (tmp_path / f"test_snippet_{number}.py").write_text(code)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
@@ -77,7 +77,7 @@ def test_commands_run(tmp_path: Path, number: int) -> None:
 
 
 def test_codes_are_those_of_the_emulator() -> None:
-    """The page's table has the codes of the emulator, except those of the service behind the gateway."""
+    """The page's table has the EGW codes of the emulator, without the codes of the service behind KIS's gateway."""
     section = PAGE.split("## How to make KIS fail")[1]
 
     assert re.findall(r"^\| `(EGW\d+)`", section, re.MULTILINE) == sorted(
@@ -86,7 +86,7 @@ def test_codes_are_those_of_the_emulator() -> None:
 
 
 def test_variables_are_those_of_the_sandbox(sandbox: Sandbox) -> None:
-    """The page's table of variables has exactly those that programs get."""
+    """The page's table has exactly the variables that the sandbox gives to programs."""
     section = PAGE.split("## As a command")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
 

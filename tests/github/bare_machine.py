@@ -18,13 +18,13 @@ ACTION = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
 START = "kis_token/github/start.sh"
 STEP = ACTION["runs"]["steps"][0]
 GOOD = Path(sys.executable).resolve()
-#: The shells that may be a runner's sh, with the options that the runner gives them.
+#: The shells that a runner may have as ``sh``, with the options that the runner gives them.
 SHELLS = {
     name: [path, *options, "-e"]
     for name, options in {"dash": [], "bash": [], "busybox": ["sh"]}.items()
     if (path := shutil.which(name))
 }
-#: The first name that a step looks for.
+#: The first program name that start.sh looks for.
 FIRST = "python3"
 
 
@@ -38,7 +38,7 @@ class Ended:
 
 
 class BareMachine:
-    """A machine whose path has the Pythons of a test, and a program that prints the Python that runs it."""
+    """A machine: its PATH has a test's Pythons, and its entrypoint.py prints the path of the Python that runs it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class BareMachine:
         return path
 
     def run(self, shell: str = "dash", *, path: str | None = None, **env: str) -> Ended:
-        """Run the step's script as the runner does."""
+        """Run the script of the action's step as the runner does."""
         script = self.folder / "step.sh"
         script.write_text(STEP["run"])
         output = self.folder / "output"

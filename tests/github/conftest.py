@@ -36,7 +36,7 @@ def sealing_runner(tmp_path: Path, sealing_runtime: Path) -> Iterator[Runner]:
 def _lend_runner(folder: Path, runtime: Path) -> Iterator[Runner]:
     folder.mkdir()
     yield Runner(folder, runtime)
-    shutil.rmtree(folder)  # many files, which the search for secrets after the test would read
+    shutil.rmtree(folder)  # the search for secrets after a test would read every file
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def machine(tmp_path: Path, child_processes: None) -> Machine:  # noqa: ARG001 -
 
 @pytest.fixture
 def no_pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python without pip, whose base Python has no pip either."""
+    """A Python without pip; its base Python also lacks pip."""
     bare = machine.folder / "bare"
-    # Only the question for pip fails, because other programs may look for packages too.
+    # Only find_spec('pip') fails, because other programs call find_spec for other packages.
     script = f"""#!/bin/sh\ncase "$*" in *"find_spec('pip')"*) exit 1;; esac\nexec {shlex.quote(PYTHON)} "$@"\n"""
     bare.write_text(script)
     bare.chmod(0o755)

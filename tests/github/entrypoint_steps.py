@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tools.step import Ended
 
 
-#: An address without a server: a package index out of reach.
+#: An address where no server listens, for a package index that cannot be reached.
 NOWHERE = "http://127.0.0.1:9/simple"
 UNREACHABLE_INDEX = {
     "PIP_INDEX_URL": NOWHERE,
@@ -43,7 +43,7 @@ def inputs_of(sandbox: Sandbox, **further: str) -> dict[str, str]:
 
 
 def seen_by_people(ended: Ended) -> str:
-    """Return the readable log and summary. The runner does not show add-mask commands."""
+    """Return log and summary without the add-mask commands, which the runner does not show."""
     lines = [line for line in ended.log.splitlines() if not line.startswith("::add-mask::")]
     return "\n".join([*lines, ended.summary])
 
@@ -54,13 +54,13 @@ def errors(ended: Ended) -> list[str]:
 
 
 def failure(*codes: str) -> dict[str, str]:
-    """Return the outputs of a step that failed with these codes."""
+    """Return the outputs of a step that failed with these error codes."""
     hints = dict.fromkeys(REMEDIES[code] for code in codes)
     return {"error-code": ",".join(codes), "error-hint": " ".join(hints)}
 
 
 def assert_succeeded(ended: Ended, source: str) -> None:
-    """Check that the step output a token from ``source`` and showed no token."""
+    """Check that the output is a token from ``source``, and that log and summary do not contain the token."""
     assert ended.status == 0, seen_by_people(ended)
     assert ended.public["source"] == source
     shown = ended.outputs["access-token"] in seen_by_people(ended)
@@ -68,7 +68,7 @@ def assert_succeeded(ended: Ended, source: str) -> None:
 
 
 def age_token(sandbox: Sandbox, seconds: int) -> None:
-    """Let the stored token end in ``seconds``; a negative number means in the past. The token is then not a JWT."""
+    """Store a token that is not a JWT and ends in ``seconds``. If ``seconds`` is negative, it has expired."""
     value = json.dumps({"access_token": "opaque.token-of-a-test_0123456789", "app_key_id": "0" * 16})
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(
@@ -83,10 +83,10 @@ def age_token(sandbox: Sandbox, seconds: int) -> None:
 
 
 class Runner:
-    """A runner with a runtime that a test may damage, and with a uv that installs an undamaged runtime.
+    """A runner with a runtime that a test may damage, and with a stand-in for uv that installs an undamaged runtime.
 
-    Both runtimes consist of hard links to the files of the runtime that all tests share. So a test that changes the
-    contents of a file calls ``own`` first.
+    Both runtimes consist of hard links to the files of the runtime that all tests share. Before a test changes a file's
+    contents, the test replaces the link by a copy (``own``).
     """
 
     def __init__(self, folder: Path, runtime: Path) -> None:
@@ -117,6 +117,6 @@ shutil.copytree({str(self.source)!r}, sys.argv[sys.argv.index("--target") + 1], 
         return len(calls.read_text()) if calls.exists() else 0
 
     def let_uv_install_the_same(self) -> None:
-        """Make uv install the damaged files again."""
+        """Make the stand-in for uv install the same damaged files again."""
         self.source.unlink()
         shutil.copytree(self.runtime, self.source, copy_function=os.link)

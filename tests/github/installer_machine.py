@@ -1,6 +1,6 @@
 """A machine whose pip and uv are stand-ins, for the tests of the runtime.
 
-Each stand-in records its call, and then makes a folder or fails, as the test chooses.
+Each stand-in records its call. After the record, the stand-in makes a folder or fails, as the test chooses.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PYTHON = sys.executable  # read now, because some tests change it
+PYTHON = sys.executable  # this constant keeps the real Python, because some tests change sys.executable
 NOTHING: Mapping[str, str] = MappingProxyType({})
-#: The program of a stand-in. It records its call, makes the target, and then ends, fails or waits, as the test chooses.
+#: The program of a stand-in. The program records its call, makes the target, and then succeeds, fails or waits, as the
+#: test chooses.
 INSTALLER = """#!{python} -IS
 import json, os, signal, sys
 from pathlib import Path
@@ -55,13 +56,13 @@ print(ensure_runtime(folder / "requirements.txt", os.environ, time.monotonic() +
 
 
 def fail(words: str) -> str:
-    """Return the code of an installer that fails with these words."""
+    """Return the program text of an installer that prints ``words`` and fails."""
     return f"sys.exit({words!r})"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine whose path has only the programs of a test."""
+    """A machine whose PATH has only the programs of a test."""
 
     folder: Path
 
@@ -80,14 +81,14 @@ class Machine:
         return INSTALLER.format(python=PYTHON, folder=str(self.folder), name=name, then=then, packages=PACKAGES)
 
     def put(self, name: str, then: str = "") -> Path:
-        """Put an installer on the path."""
+        """Put an installer into the machine's folder of programs, which is on PATH."""
         path = self.folder / "bin" / name
         path.write_text(self.script(name, then))
         path.chmod(0o755)
         return path
 
     def calls(self, *member: str) -> list[Any]:
-        """Return a member of each recorded call, by default the installers' names."""
+        """Return one member of each recorded call; by default ``name``, the installer's name."""
         noted = self.folder / "calls"
         lines = noted.read_text().splitlines() if noted.exists() else []
         return [json.loads(line)[member[0] if member else "name"] for line in lines]
@@ -100,18 +101,18 @@ class Machine:
         *,
         seals: bool = True,
     ) -> Path:
-        """Find or build the runtime, with further variables. With ``end``, a runtime for one run is possible."""
+        """Find or build the runtime, with ``env`` added to the environment. ``end`` permits a runtime for one run."""
         at_end = end.callback if end is not None else None
         lock = self.folder / "requirements.txt"
         return ensure_runtime(lock, {**self.env, **env}, time.monotonic() + seconds, at_end, seals=seals)
 
     def start(self, before: str = "") -> subprocess.Popen[str]:
-        """Find or build the runtime in another process, which runs ``before`` first."""
+        """Find or build the runtime in another process, which first runs the code ``before``."""
         command = [PYTHON, "-c", before + ENSURE, str(self.folder)]
         return subprocess.Popen(command, cwd=CHECKOUT, env=self.env, stdout=subprocess.PIPE, text=True)
 
     def wait_for_calls(self, count: int) -> None:
-        """Wait until that many installers run, or until a time limit."""
+        """Wait until ``count`` installers have started; fail after 20 s."""
         deadline = time.monotonic() + 20
         while len(self.calls()) < count:
             assert time.monotonic() < deadline, "no installer was started"

@@ -1,4 +1,4 @@
-"""Unexpected errors in the GitHub adapter. Its successes are tested in test_entrypoint.py."""
+"""Unexpected errors in the GitHub adapter. test_entrypoint.py tests the steps that succeed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, folder: Path, **variables: str) -> 
 def test_unforeseen_error_is_named_without_its_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An unexpected error is one line with its type and place, without its text, which may quote a secret."""
+    """An unexpected error is one line with its type and place, but without its text, which may contain a secret."""
     files = prepare(monkeypatch, tmp_path, SUPABASE_URL="https://abc.supabase.co", SUPABASE_SERVICE_ROLE_KEY=SECRET)
 
     def fail(*_: object, **__: object) -> None:

@@ -47,7 +47,7 @@ def shows_secret(*said: str) -> bool:
 
 
 def debug(sandbox: Sandbox, tool_cache: Path, folder: Path, **changed: str) -> Ended:
-    """Run a step with step debugging on."""
+    """Run a step with GitHub's step debugging turned on."""
     account = sandbox.kis.accounts["production"][0]
     inputs = {
         "supabase-url": sandbox.supabase.url,
@@ -64,7 +64,7 @@ def debug(sandbox: Sandbox, tool_cache: Path, folder: Path, **changed: str) -> E
 
 @pytest.mark.parametrize("service_name", ["kis", "sealed"])
 def test_step_debugging_shows_no_secret(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, service_name: str) -> None:
-    """Log and summary of a step have no secret, whether its token is issued, stored, forced or cached."""
+    """Log and summary of a step have no secret, for an issued, a stored, a forced and a cached token."""
     sealed = {"encryption_key": ENCRYPTION_KEY} if service_name == "sealed" else {}
     for source, mode in (("oauth", "resolve"), ("supabase", "resolve"), ("oauth", "force"), ("cache", "resolve")):
         if mode == "force":
@@ -86,7 +86,7 @@ def pass_time(sandbox: Sandbox, seconds: float) -> None:
 
 def _no_supabase(sandbox: Sandbox) -> dict[str, str]:
     sandbox.supabase.stop()
-    return {"on_store_outage": "fail", "timeout": "21s"}  # a second of it for repetitions
+    return {"on_store_outage": "fail", "timeout": "21s"}  # 20 s are reserved for KIS, so one second is left for retries
 
 
 def _stalled(sandbox: Sandbox) -> dict[str, str]:
@@ -105,7 +105,7 @@ def _cut_off(sandbox: Sandbox) -> dict[str, str]:
 
 
 def _quoting(sandbox: Sandbox) -> dict[str, str]:
-    """Make Supabase quote the key in its error, as a gateway's page might."""
+    """Make Supabase quote the key in its error: the error page of a gateway might do this."""
     body = {"code": "22023", "message": f"no such key: {sandbox.service_key}", "details": None, "hint": None}
     sandbox.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/", response=Response(400, body)))
     return {}
@@ -143,7 +143,7 @@ def test_step_debugging_of_a_failure_shows_no_secret(
     assert "Traceback" not in ended.log
 
 
-#: A program that logs everything, also the output of http.client.
+#: A program that logs everything, including the output of http.client.
 TALKATIVE = """
 import http.client, logging, os, sys, time
 http.client.HTTPConnection.debuglevel = 1
@@ -157,7 +157,7 @@ with open_resolver(Settings.from_env(os.environ), time.monotonic(), print) as re
 
 
 def talk(chain: Chain, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the program in Python's development mode."""
+    """Run the program TALKATIVE in Python's development mode."""
     return subprocess.run(
         [sys.executable, "-X", "dev", "-c", TALKATIVE],
         env=os.environ | chain.variables | variables,
@@ -212,7 +212,7 @@ def test_dump_of_all_threads_shows_no_secret(chain: Chain) -> None:
 
 
 def test_no_repr_shows_a_secret(chain: Chain) -> None:
-    """No repr of the library's objects shows a secret, after a token was issued, found and refused."""
+    """After a resolution, no object of the library shows a secret in its repr."""
     token = make_token()
     chain.database.put_keys()
     chain.database.put_token(expired_token())
@@ -255,7 +255,7 @@ def test_error_about_a_damaged_cache_holds_none_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before tokenP", "after tokenP"])
 def test_local_variables_of_the_chain_show_no_secret(chain: Chain, *, is_after: bool) -> None:
-    """If the chain fails, a traceback with local variables, as error trackers send it, shows no secret."""
+    """If the chain fails, a traceback with local variables, as an error tracker sends it, shows no secret."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def issue_by_step(sandbox: Sandbox, tool_cache: Path, folder: Path) -> Ended:
-    """Run a first resolve, which issues a token."""
+    """Run a step with ``mode: resolve``, which issues the first token."""
     ended = run_step(inputs_of(sandbox), folder, {"RUNNER_TOOL_CACHE": str(tool_cache)})
     assert_succeeded(ended, "oauth")
     return ended
 
 
 def test_warm_resolve_costs_one_request_and_installs_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A fresh token costs one GET. The package index is out of reach, and the tool cache stays empty."""
+    """A fresh token costs one GET. A step with a fresh token needs no package index and leaves the tool cache empty."""
     token = issue_token(sandbox)
     sandbox.supabase.server.forget()
 
@@ -50,7 +50,7 @@ def test_warm_resolve_costs_one_request_and_installs_nothing(sandbox: Sandbox, t
 
 
 def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """Fast and slow path set the same outputs and, with export-credentials and export-env, keys and variables."""
+    """The fast and the slow path set the same outputs. export-credentials adds the keys, export-env the variables."""
     names = {
         "access-token",
         "expires-at",
@@ -81,7 +81,7 @@ def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache
         assert not shown, "a secret is shown"
 
 
-@pytest.mark.usefixtures("runtime")  # in the slow step's home, no index is configured
+@pytest.mark.usefixtures("runtime")  # the runtime is built before the step, whose home configures no package index
 def test_token_files_are_written_at_both_speeds(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """The fast path, without packages, and the slow path write the same token files."""
     home = tmp_path / "home"
@@ -115,7 +115,7 @@ def test_unknown_token_file_fails_before_anything_is_asked(unasked: Sandbox, tmp
 
 
 def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tmp_path: Path) -> None:
-    """If a file is in place of the folder, the step fails with the code, and its outputs have no token."""
+    """If a file has the name of the folder, the step fails with export-failed, and its outputs have no token."""
     issue_token(sandbox)
     (tmp_path / "KIS").touch()
     ended = run_step(inputs_of(sandbox, token_files="kis-auth"), tmp_path / "second", {"HOME": str(tmp_path)})
@@ -124,7 +124,7 @@ def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tmp_
 
 
 def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """If Supabase refuses connections, a later step of the job gets the cached token and a warning, and issues none."""
+    """If Supabase refuses connections, a later step outputs the cached token with a warning, and issues no token."""
     first = issue_by_step(sandbox, tool_cache, tmp_path)
     sandbox.supabase.stop()
 
@@ -137,7 +137,7 @@ def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache:
 
 
 def test_project_over_its_quota_costs_no_packages(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The cached token is output, and a warning names the quota. Without a cached token, the step fails with it."""
+    """The step outputs the cached token, and a warning names the quota. Without a cached token, the step fails."""
     issue_token(sandbox)
     run_step(inputs_of(sandbox), tmp_path / "job")
     message = "Service for this project is restricted due to the following violations: exceed_egress_quota."
@@ -177,7 +177,7 @@ def test_stale_token_is_renewed(sandbox: Sandbox, tool_cache: Path, tmp_path: Pa
 
 
 def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tmp_path: Path) -> None:
-    """mode: rotate with a young token sends one GET and reports when the token is due."""
+    """With ``mode: rotate`` and a young token, the step sends one GET and reports when the token is due."""
     issue_token(sandbox)
     sandbox.supabase.server.forget()
 
@@ -189,7 +189,7 @@ def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tmp_path: Path) 
 
 
 def test_without_an_output_file_nothing_is_asked(unasked: Sandbox, tmp_path: Path) -> None:
-    """If the output cannot be written, the step fails before any request, with one line and no traceback."""
+    """If the output file cannot be written, the step fails before any request, with one line and no traceback."""
     ended = run_step(inputs_of(unasked), tmp_path, {"GITHUB_OUTPUT": str(tmp_path / "nowhere" / "output")})
 
     assert ended.status == 1
@@ -219,7 +219,7 @@ def test_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_caller_s_python_plays_no_part(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """No path loads modules, .pth files or PYTHON variables of the caller."""
+    """Neither the fast nor the slow path loads the caller's modules, .pth files or PYTHON variables."""
     trap = tmp_path / "trap"
     trap.mkdir()
     for name in ("json", "sitecustomize", "usercustomize", "requests", "supabase", "kis_token"):
@@ -236,11 +236,11 @@ def test_caller_s_python_plays_no_part(sandbox: Sandbox, tool_cache: Path, tmp_p
 
 
 def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The program that is started without its options starts itself again with them."""
+    """If entrypoint.py is started without the options that isolate Python, it starts itself again with the options."""
     issue_token(sandbox)
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('the caller was loaded')\n")
     environment = step_environment(inputs_of(sandbox), {"PYTHONPATH": str(tmp_path)}, tmp_path / "second")
-    del environment["PYTHONPATH"]  # the first start would load it before any code of this project
+    del environment["PYTHONPATH"]  # Python would load sitecustomize.py before any code of this project
 
     done = subprocess.run(
         [sys.executable, str(CHECKOUT / "entrypoint.py")], env=environment, capture_output=True, check=False, timeout=60
@@ -266,7 +266,7 @@ def test_without_python_the_step_says_so(unasked: Sandbox, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_module_is_loaded_when_it_is_used() -> None:
-    """The module's first attribute loads it, for each importer and for every form of import."""
+    """The first access to an attribute loads the module, for each importer and for every form of import."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import entrypoint; entrypoint.load_when_used('colorsys')\n"
         "import colorsys as early\n"
@@ -285,7 +285,7 @@ def test_a_module_is_loaded_when_it_is_used() -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="there, dataclasses uses inspect for each class")
 def test_warm_step_does_not_load_inspect(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A fresh token does not need the module that explains Python's objects."""
+    """A step with a fresh token does not load Python's module inspect."""
     issue_token(sandbox)
     environment = step_environment(inputs_of(sandbox), UNREACHABLE_INDEX, tmp_path)
     command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", "importtime", str(CHECKOUT / "entrypoint.py")]

@@ -65,7 +65,7 @@ BAD_INPUTS = {
 
 
 def assert_faults(ended: Ended, codes: list[str], sandbox: Sandbox, folder: Path) -> None:
-    """Check that each fault is one error line with code and remedy: exit 1, no traceback, no request, no file."""
+    """Check that each fault is one error line with code and remedy, and that no traceback, request or file exists."""
     assert ended.status == 1
     assert len(errors(ended)) == len(codes)
     for line, code in zip(errors(ended), codes, strict=True):
@@ -83,7 +83,7 @@ def assert_faults(ended: Ended, codes: list[str], sandbox: Sandbox, folder: Path
 def test_bad_input_gives_one_line_for_each_fault(
     unasked: Sandbox, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each fault is reported before the step's time begins. The program's own code runs in this process."""
+    """Each fault is reported before the watch of the timeout starts. The program runs in the test's own process."""
     changed, codes = BAD_INPUTS[case]
     environment = step_environment(inputs_of(unasked) | changed, UNREACHABLE_INDEX, tmp_path)
     monkeypatch.setattr(os, "environ", environment)
@@ -97,7 +97,7 @@ def test_bad_input_gives_one_line_for_each_fault(
 
 @pytest.mark.parametrize("case", ["no url", "line break in key", "several at once"])
 def test_bad_input_of_a_step(unasked: Sandbox, tmp_path: Path, case: str) -> None:
-    """A step reports one fault, a value of two lines, and several faults."""
+    """In a process of its own, the step reports a single fault, a value with a line break, and several faults."""
     changed, codes = BAD_INPUTS[case]
 
     ended = run_step(inputs_of(unasked) | changed, tmp_path, UNREACHABLE_INDEX)
@@ -106,7 +106,7 @@ def test_bad_input_of_a_step(unasked: Sandbox, tmp_path: Path, case: str) -> Non
 
 
 def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A secret that was pasted with a line break at its end works."""
+    """If a secret was pasted with a line break at its end, the step removes the line break and works."""
     issue_token(sandbox)
     padded = {"supabase-key": f"  {sandbox.service_key}\n", "supabase-url": f" {sandbox.supabase.url}/ "}
 
@@ -114,7 +114,7 @@ def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_pull_request_of_a_fork_is_told_why(unasked: Sandbox, tmp_path: Path) -> None:
-    """If secrets are missing because the pull request comes from a fork, the error says so."""
+    """If secrets are missing because the pull request comes from a fork, the error names this reason."""
     repositories = {"head": {"repo": {"full_name": "fork/bot"}}, "base": {"repo": {"full_name": "someone/bot"}}}
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": repositories}))
@@ -145,7 +145,7 @@ def _guide_table_alone(sandbox: Sandbox) -> dict[str, str]:
 
 
 def _anon_key(sandbox: Sandbox) -> dict[str, str]:
-    # A key that does not show its kind, unlike those that begin with sb_publishable_.
+    # Unlike a key that begins with sb_publishable_, this key does not show its kind.
     sandbox.supabase.stop()
     key = "0123456789abcdefghijklmnopqrstuvwxyz"
     sandbox.supabase._roles[key] = "anon"

@@ -47,7 +47,7 @@ def cut_bytecode(runtime: Path, name: str) -> None:
 
 
 def spoil_source(runtime: Path, name: str) -> None:
-    """Damage a file without a change of its size and time, as by a disk that lost confirmed data."""
+    """Overwrite a file but keep its size and time, as if a disk had lost data after it confirmed the write."""
     path = own(runtime / name)
     before = path.stat()
     path.write_bytes(bytes(before.st_size))
@@ -56,7 +56,7 @@ def spoil_source(runtime: Path, name: str) -> None:
 
 
 def spoil_compiled(runtime: Path) -> None:
-    """Damage machine code without a change of its size and time."""
+    """Overwrite a compiled module, but keep its size and time."""
     (path,) = runtime.glob("cryptography/hazmat/bindings/_rust.*[od]")
     before = own(path).stat()
     path.write_bytes(bytes(before.st_size))
@@ -64,7 +64,7 @@ def spoil_compiled(runtime: Path) -> None:
 
 
 def cut_compiled(runtime: Path) -> None:
-    """Remove half of the machine code. Loading it would kill the process."""
+    """Remove half of a compiled module. An import of the rest would kill the process."""
     (path,) = runtime.glob("charset_normalizer/md.*[od]")  # .so or .pyd
     os.truncate(own(path), path.stat().st_size // 2)
 
@@ -97,7 +97,7 @@ def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runn
 
 
 def rename_compiled(runtime: Path) -> None:
-    """Give a compiled module the name of another machine, as in a tool cache copied from there."""
+    """Give a compiled module its file name of another machine, as if the tool cache was copied from that machine."""
     (path,) = runtime.glob("_cffi_backend.*[od]")
     path.rename(path.with_name("_cffi_backend.cpython-39-aarch64-linux-musl.so"))
     write_manifest(runtime)
@@ -110,7 +110,7 @@ OF_ANOTHER_MACHINE = {"_rust": spoil_compiled, "_cffi_backend": rename_compiled}
 def test_a_runtime_for_another_machine_is_installed_anew(
     sandbox: Sandbox, sealing_runner: Runner, tmp_path: Path, module: str
 ) -> None:
-    """Machine code that cannot be loaded here is installed again if a step seals."""
+    """If a step seals and a compiled module is for another machine, the step installs the packages again."""
     OF_ANOTHER_MACHINE[module](sealing_runner.runtime)
     key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
     with psycopg.connect(sandbox.owner_dsn) as connection:
@@ -131,7 +131,7 @@ def test_a_runtime_for_another_machine_is_installed_anew(
 
 
 def test_packages_that_can_never_be_loaded_are_one_error(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """If new packages cannot be loaded either, the step ends after one installation, in time, with the reason."""
+    """If the newly installed packages cannot be loaded, the step fails with the reason and does not install again."""
     spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
     runner.let_uv_install_the_same()
 
@@ -159,7 +159,7 @@ def test_a_stale_token_is_used_when_packages_cannot_be_loaded(sandbox: Sandbox, 
 
 
 def test_the_second_start_has_the_time_of_the_first(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """The timeout counts from the first start and does not begin again."""
+    """If the step starts itself again, its timeout still counts from the first start."""
     started = time.monotonic() - 100
     environment = step_environment(inputs_of(sandbox, timeout="100s"), runner.env, tmp_path / "job")
     command = [sys.executable, "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py"), f"--reinstall={started!r}"]

@@ -1,4 +1,4 @@
-"""A step without a key: the public key, the permission id-token: write, and a list of callers in the database."""
+"""A keyless step has the public key and the permission id-token, and the database lists the step's job."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def github(sandbox: Sandbox) -> GitHubIssuer:
 
 
 def trust(sandbox: Sandbox, github: GitHubIssuer, **columns: object) -> None:
-    """Store the issuer's keys, and list its usual job."""
+    """Store the issuer's keys, and list the issuer's usual job as a caller."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         store_issuer_keys(connection, github)
         list_caller(connection, github, sandbox.supabase.url, **columns)
 
 
 def keyless_step(sandbox: Sandbox, folder: Path, env: Mapping[str, str] = UNREACHABLE_INDEX, /, **inputs: str) -> Ended:
-    """A step with the public key, and with the permission. Without ``env`` it can install nothing."""
+    """Run a step with the public key and the permission id-token. By default, the package index cannot be reached."""
     given = inputs_of(sandbox, supabase_key=sandbox.anon_key, **inputs)
     return run_step(given, folder, {**sandbox.github.variables(), **env})
 
@@ -57,7 +57,7 @@ def test_warm_step_makes_two_requests(sandbox: Sandbox, github: GitHubIssuer, tm
 
 
 def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
-    """The log masks the ID token and the secret with which the job asks for it, once each."""
+    """The log masks the ID token once, and masks the secret that requests the ID token once."""
     issue_token(sandbox)
     trust(sandbox, github)
 
@@ -72,7 +72,7 @@ def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIs
 def test_keyless_job_issues_with_fresh_id_tokens(
     sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
 ) -> None:
-    """Without a stored token the job begins and commits, each with an ID token of its own; the token is stored."""
+    """If no token is stored, the job issues and stores a token, with one ID token for begin and one for commit."""
     trust(sandbox, github, access="issue")
     sandbox.supabase.server.forget()
 
@@ -86,7 +86,7 @@ def test_keyless_job_issues_with_fresh_id_tokens(
 
 
 def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
-    """The error has the INSERT that lists this very job; after it has run, the step succeeds."""
+    """The error has the INSERT that lists this job. After the INSERT, the step succeeds."""
     issue_token(sandbox)
     with psycopg.connect(sandbox.owner_dsn) as connection:
         store_issuer_keys(connection, github)
@@ -102,7 +102,7 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
     assert_succeeded(keyless_step(sandbox, tmp_path / "after"), "supabase")
 
 
-@pytest.mark.usefixtures("runtime")  # built before: the step has little time
+@pytest.mark.usefixtures("runtime")  # the runtime is built before the step, whose timeout is short
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
@@ -113,7 +113,7 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
     ids=["403", "500", "reset"],
 )
 def test_github_gives_no_id_token(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, fault: Fault, code: str) -> None:
-    """A refusal is an error at once. While GitHub's endpoint does not work, no caller issues without the store."""
+    """If GitHub refuses an ID token or its endpoint does not work, the step fails and does not call KIS."""
     account = sandbox.kis.accounts["production"][0]
     trust(sandbox, sandbox.github)
     sandbox.github.server.add_fault(fault)
@@ -122,7 +122,7 @@ def test_github_gives_no_id_token(sandbox: Sandbox, tool_cache: Path, tmp_path: 
         sandbox,
         tmp_path,
         {"RUNNER_TOOL_CACHE": str(tool_cache)},
-        timeout="28s",  # 20 s of it are for KIS, and the rest is also for the start on a busy machine
+        timeout="28s",  # 20 s are reserved for KIS; the rest covers a slow start on a busy machine
         app_key=account.app_key,
         app_secret=account.app_secret,
     )
@@ -132,7 +132,7 @@ def test_github_gives_no_id_token(sandbox: Sandbox, tool_cache: Path, tmp_path: 
 
 
 def test_one_failure_of_github_costs_a_moment(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
-    """GitHub's endpoint fails now and then: the request is repeated."""
+    """If one request to GitHub's endpoint fails, the step repeats the request and succeeds."""
     issue_token(sandbox)
     trust(sandbox, github)
     github.server.add_fault(Fault("answer", times=1, response=Response(503, {})))
@@ -157,7 +157,7 @@ def test_without_github_the_cached_token_is_used(sandbox: Sandbox, github: GitHu
 
 
 def test_public_key_without_the_permission_is_an_error(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The error names the permission."""
+    """The error names the permission ``id-token: write``."""
     ended = run_step(inputs_of(sandbox) | {"supabase-key": sandbox.anon_key}, tmp_path, UNREACHABLE_INDEX)
 
     assert (ended.status, ended.public["error-code"]) == (1, "anon-supabase-key")
@@ -165,7 +165,7 @@ def test_public_key_without_the_permission_is_an_error(sandbox: Sandbox, tmp_pat
 
 
 def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path) -> None:
-    """A job that may only read the token gets an error, with the statement that gives it more, and KIS is not asked."""
+    """A job with the access ``keys`` gets an error with the statement that grants ``issue``, and does not call KIS."""
     trust(sandbox, github, access="keys")
 
     ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
@@ -178,7 +178,7 @@ def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, too
 def test_job_that_may_not_see_the_keys(
     sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
 ) -> None:
-    """Without a stored token, a job with the access token learns that its access is too low: the keys are stored."""
+    """If no token is stored, a job with the access ``token`` fails with caller-may-not, although keys are stored."""
     trust(sandbox, github, access="token")
 
     ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
@@ -191,7 +191,7 @@ def test_job_that_may_not_see_the_keys(
 def test_lower_access_does_not_withhold_a_stale_token(
     sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path, access: str
 ) -> None:
-    """A job that may not issue outputs a stale token, with a warning. KIS is not asked."""
+    """A job that may not issue outputs the stale token with a warning, and does not call KIS."""
     token = make_token(sandbox.kis.accounts["production"][0].app_key, left=5 * MINUTE, age=23 * HOUR)
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(

@@ -1,4 +1,4 @@
-"""A step that needs the packages: two steps install them once, in a place that no other user can change."""
+"""Two steps that need the packages install them only once, in a place that no other user can change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TwoColdSteps:
-    """Two steps that were started together on a machine without the runtime."""
+    """The results of two steps that were started together on a machine without the runtime."""
 
     sandbox: Sandbox
     tools: Path
@@ -58,7 +58,7 @@ def two_cold_steps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPath
     def watch() -> None:
         while not done.wait(0.05):
             for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):  # the process has ended
+                with suppress(OSError):  # the process has ended in the meantime
                     commands.add((process / "cmdline").read_bytes())
 
     env = {"RUNNER_TOOL_CACHE": str(folder / "tools"), "XDG_CACHE_HOME": str(folder / "machine")}
@@ -123,7 +123,7 @@ def test_without_a_key_nothing_needs_cryptography(sandbox: Sandbox, runner: Runn
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
 def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """If the umask lets a group write, the folders for bytecode that a step makes are no damage for the next step."""
+    """If the umask lets a group write, the next step does not take a step's new bytecode folders for damage."""
     for folder in [*runner.runtime.rglob("__pycache__")]:
         shutil.rmtree(folder)
     before = os.umask(0o002)
@@ -140,7 +140,7 @@ def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Run
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
 def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """A step works on GitHub's image for runner pods: all usual places are below a folder of mode 0777."""
+    """A step works on GitHub's image for runner pods, where all usual places are below a folder of mode 0777."""
     home = tmp_path / "home"
     for name in ("tools", "temp"):
         (home / name).mkdir(parents=True)
@@ -158,6 +158,6 @@ def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runn
     ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env | env)
 
     assert_succeeded(ended, "oauth")
-    # Only the private folder with the machine's note of the call stays, and the note is empty.
+    # Only the private folder stays. The folder's only file, the machine's record of the tokenP call, is empty.
     assert [each.name for each in (tmp_path / "tmp").iterdir()] == [f"kis-token-{os.geteuid()}"]
     assert not (home / "tools" / "kis-token-action").exists()

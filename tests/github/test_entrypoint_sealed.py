@@ -1,4 +1,4 @@
-"""A step whose values are sealed: as quick as one with plain values, and as safe without the package index."""
+"""Steps with sealed values: they are as fast as with plain values, and need no package index for a fresh token."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sealed(sandbox: Sandbox, sealing_runtime: Path, tool_cache: Path, tmp_path: 
 
 
 def sealed_step(sandbox: Sandbox, folder: Path, env: dict[str, str] = UNREACHABLE_INDEX, /, **inputs: str) -> Ended:
-    """A step with the encryption key, and with the account's keys. Without ``env`` it can install nothing."""
+    """Run a step with the encryption key and the account's keys. By default, the package index cannot be reached."""
     account = sandbox.kis.accounts["production"][0]
     given = {"encryption_key": ENCRYPTION_KEY, "app_key": account.app_key, "app_secret": account.app_secret}
     return run_step(inputs_of(sandbox, **{**given, **inputs}), folder, env)
@@ -63,7 +63,7 @@ def test_fresh_token_needs_no_package(sealed: Sandbox, tmp_path: Path, mode: str
 
 
 def test_the_cache_keeps_the_sealed_form(sealed: Sandbox, tmp_path: Path) -> None:
-    """The cache has the store's own text, and serves an outage without the packages."""
+    """The cache file has the sealed text of the store. During an outage, the step unseals the file without packages."""
     folder = tmp_path / "job"
     first = sealed_step(sealed, folder)
     (cached,) = (folder / "temp").rglob("*.json")
@@ -80,7 +80,7 @@ def test_the_cache_keeps_the_sealed_form(sealed: Sandbox, tmp_path: Path) -> Non
 
 
 def test_a_shortened_end_is_not_lost_in_the_cache(sealed: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """If the row ends earlier than its sealed value says, the cache gets the earlier end, sealed by the package."""
+    """If the row's expires_at is earlier than the end in its sealed value, the cache gets the earlier end, sealed."""
     with psycopg.connect(sealed.owner_dsn) as connection:
         connection.execute(
             "update api_credentials set expires_at = now() + interval '5 hours' where credential_type = 'access_token'"
@@ -107,7 +107,7 @@ def test_a_shortened_end_is_not_lost_in_the_cache(sealed: Sandbox, tool_cache: P
 def test_a_spoilt_value_is_the_same_error_without_packages(
     sealed: Sandbox, tmp_path: Path, spoil: Callable[[str], str], code: str
 ) -> None:
-    """A damaged, a cut and a plain value are errors that the quick path reports itself; KIS is not called."""
+    """If a value is damaged, truncated or plain, the fast path itself reports an error, and KIS is not called."""
     with psycopg.connect(sealed.owner_dsn) as connection:
         query = "update api_credentials set credential_value = %s where credential_type = 'access_token'"
         connection.execute(query, [spoil(stored_token(sealed))])
@@ -120,7 +120,7 @@ def test_a_spoilt_value_is_the_same_error_without_packages(
 
 
 def test_another_key_opens_nothing(sealed: Sandbox, tmp_path: Path) -> None:
-    """With another encryption key the step fails, without a package and without a call of KIS."""
+    """With another encryption key the step fails; it installs no package and does not call KIS."""
     ended = sealed_step(sealed, tmp_path / "job", encryption_key=OTHER_KEY)
 
     assert ended.public["error-code"] == "seal-broken"
@@ -130,7 +130,7 @@ def test_another_key_opens_nothing(sealed: Sandbox, tmp_path: Path) -> None:
 def test_a_python_without_reachable_openssl_uses_the_packages(
     sealed: Sandbox, tool_cache: Path, tmp_path: Path
 ) -> None:
-    """On such a Python, for example one of uv's, the step finds the same token with the runtime."""
+    """If Python's OpenSSL cannot be reached, as in a Python from uv, the step unseals the token with the runtime."""
     action = tmp_path / "action"
     action.mkdir()
     for name in ("action.yml", "requirements.txt"):
@@ -148,7 +148,7 @@ def test_a_python_without_reachable_openssl_uses_the_packages(
 
 
 def test_keyless_and_sealed_together(sealed: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """A job without a key of Supabase reads the sealed token in two requests, and issues a sealed one."""
+    """A keyless job reads a sealed token with one request to Supabase, and stores its new token sealed."""
     with psycopg.connect(sealed.owner_dsn) as connection:
         store_issuer_keys(connection, sealed.github)
         list_caller(connection, sealed.github, sealed.supabase.url, access="issue")

@@ -1,4 +1,4 @@
-"""A step ends at its timeout, and when it is cancelled."""
+"""A step ends at its timeout, and ends if it is cancelled."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ raise SystemExit(entrypoint.run_step())
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_step_that_ends_at_its_timeout_is_not_aborted() -> None:
-    """A step that ends while its watch reports waits for the report, so Python does not abort over the output."""
+    """If a step ends while its watch prints the error, the step waits for the watch, so that Python does not abort."""
     command = [sys.executable, "-c", ENDS_AT_ITS_TIMEOUT]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as step:
         with suppress(subprocess.TimeoutExpired):
             step.wait(
                 1
-            )  # its output is longer than the pipe, so it can end before the output is read only if Python aborts
+            )  # the pipe cannot hold the whole output, so the step ends before the output is read only if Python aborts
         assert step.stdout is not None
         said = step.stdout.read()
 
@@ -83,14 +83,15 @@ def test_a_step_that_ends_at_its_timeout_is_not_aborted() -> None:
     ("number", "ignored"),
     first_of(
         2, [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True)]
-    ),  # ignored, as by a runner in the background
+    ),  # ``ignored``: whether the runner ignores SIGINT, as a runner in the background does
 )
 def test_cancelled_step_gives_its_lease_back(
     sandbox: Sandbox, tool_cache: Path, tmp_path: Path, number: signal.Signals, *, ignored: bool
 ) -> None:
     """A step that is cancelled while KIS is slow ends without a traceback, and its lease is free.
 
-    A runner that was started by ``nohup ./run.sh &`` ignores SIGINT, and so do its children until they handle it.
+    A runner that was started by ``nohup ./run.sh &`` ignores SIGINT. A runner's children also ignore SIGINT, until they
+    install their own handler.
     """
     sandbox.kis.production.add_fault(Fault("stall", "/oauth2/tokenP"))
     environment = step_environment(inputs_of(sandbox), {"RUNNER_TOOL_CACHE": str(tool_cache)}, tmp_path)

@@ -1,4 +1,4 @@
-"""Real installers: the machine's settings of pip and uv, and packages without a wheel for this Python.
+"""Real installers, with the machine's settings of pip and uv, and with packages without a wheel for this Python.
 
 The tests make the packages and serve them on a loopback index.
 """
@@ -33,7 +33,7 @@ OTHER_PLATFORM = "cp39-cp39-win_arm64" if sys.platform != "win32" else "cp39-cp3
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, without a line in the log for each request."""
+    """Serves a folder, and logs no requests."""
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
@@ -77,7 +77,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 @pytest.fixture(scope="session")
 def uv(tmp_path_factory: pytest.TempPathFactory, child_processes: None) -> Path:  # noqa: ARG001 - pip
-    """The folder of a real uv: the one of make, or one that pip fetches."""
+    """The folder of a real uv: the uv that ``make`` has installed, or a uv that pip installs."""
     folder = CHECKOUT / "build" / "uv"
     if not folder.exists():
         folder = tmp_path_factory.mktemp("uv")
@@ -99,7 +99,7 @@ class Job:
         return self.folder / "tools" / "runtime"
 
     def install(self, lock: str, env: dict[str, str], path: Path | str = "") -> None:
-        """Install with these settings, and with the programs in ``path``."""
+        """Install the lock with the given settings, and with the programs in ``path``."""
         self.target.parent.mkdir(mode=0o700, exist_ok=True)
         machine = {"PATH": f"{path}", "HOME": f"{self.folder / 'home'}"}
         install(lock, self.target, machine | env, time.monotonic() + 60)
@@ -123,12 +123,12 @@ def job(tmp_path: Path, index: Index, child_processes: None, monkeypatch: pytest
 
 @pytest.fixture
 def lock(index: Index) -> str:
-    """A lock of all packages that the chain imports, in two packages."""
+    """A lock of two packages, which contain all modules that the chain imports."""
     rest = [f"{name}/__init__.py" for name in PACKAGES]
     return index.add("rest", rest) + index.add("cryptography", ["cryptography/hazmat/bindings/_rust.py"])
 
 
-#: Settings of pip, each of which would install other packages, in another folder, or nothing.
+#: Settings of pip. Each setting would install other packages, use another folder, or prevent the installation.
 CONTRADICTIONS = {
     "constraint": "constraints.txt",
     "requirement": "more.txt",
@@ -160,7 +160,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("section", first_of(1, ["global", "install"]))
 def test_pip_s_contradicting_settings_play_no_part(job: Job, lock: str, section: str) -> None:
-    """No constraint, folder, platform or date of the job's variables and files reaches pip; the file's index does."""
+    """From the job's settings, pip gets only the index, and no constraint, folder, platform or date."""
     variables = {"PIP_" + name.replace("-", "_").upper(): value for name, value in CONTRADICTIONS.items()}
     contradicting = "".join(f"{name} = {value}\n" for name, value in CONTRADICTIONS.items())
     job.write("home/.config/pip/pip.conf", f"[{section}]\n{contradicting}index-url = {job.index.url}\n")
@@ -170,7 +170,7 @@ def test_pip_s_contradicting_settings_play_no_part(job: Job, lock: str, section:
 
 
 def test_relative_paths_are_those_of_the_job(job: Job, lock: str) -> None:
-    """PIP_CONFIG_FILE and find-links are relative to the job's folder, although pip runs in another."""
+    """PIP_CONFIG_FILE and find-links are relative to the job's folder, although pip runs in another folder."""
     job.write("work/ci/pip.conf", "[global]\nno-index = true\nfind-links =\n    nowhere\n    wheels\n")
     (job.folder / "work" / "wheels").mkdir()
     for wheel in job.index.folder.glob("*/*.whl"):
@@ -224,7 +224,7 @@ reads_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python 
 
 
 def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path) -> None:
-    """No constraint, Python or date of the job reaches uv; its index does. pip is never run."""
+    """From the job's variables, uv gets only the index, and no constraint, Python or date. pip is never run."""
     job.install(lock, {**UV_VARIABLES, "UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
     assert (job.target / "requests").is_dir()
 
@@ -232,7 +232,7 @@ def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path
 @reads_toml
 @pytest.mark.parametrize("place", ["home/.config/uv/uv.toml", "xdg/uv/uv.toml", "work/ci/uv.toml"])
 def test_uv_s_contradicting_files_play_no_part(job: Job, lock: str, uv: Path, place: str) -> None:
-    """No such setting of a configuration file reaches uv; its index does."""
+    """From a configuration file, uv gets only the index, and no constraint, Python or date."""
     index = f'[[index]]\nname = "loopback"\nurl = "{job.index.url}"\ndefault = true\n'
     job.write(place, UV_SETTINGS.replace("[pip]", index + "[pip]"))
     named = {"UV_CONFIG_FILE": "ci/uv.toml"} if place.startswith("work") else {}
@@ -244,7 +244,7 @@ def test_uv_s_contradicting_files_play_no_part(job: Job, lock: str, uv: Path, pl
 
 @pytest.mark.parametrize("name", ["uv.toml", "pyproject.toml"])
 def test_a_project_above_the_runtime_plays_no_part(job: Job, lock: str, uv: Path, name: str) -> None:
-    """A project's file in a folder above the packages has no effect."""
+    """A uv.toml or pyproject.toml in a folder above the packages has no effect."""
     job.write(name, "[tool.uv]\nrequired-version = '>=99'\n" if name == "pyproject.toml" else "nonsense = 1\n")
     job.install(lock, {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
     assert (job.target / "requests").is_dir()
@@ -252,7 +252,10 @@ def test_a_project_above_the_runtime_plays_no_part(job: Job, lock: str, uv: Path
 
 @reads_toml
 def test_uv_s_files_are_joined_as_uv_joins_them(job: Job) -> None:
-    """The user's value counts before the system's, lists are joined, and a relative folder is relative to its file."""
+    """A user's value overrides the system's value.
+
+    Lists of user and system are joined. A relative folder in a file is relative to this file.
+    """
     (job.folder / "home" / ".config" / "uv" / "wheels").mkdir(parents=True)
     job.write(
         "home/.config/uv/uv.toml",
@@ -311,12 +314,12 @@ KEPT = [
 
 @pytest.mark.parametrize("name", KEPT)
 def test_package_sources_of_the_machine_are_passed_on(name: str) -> None:
-    """Indexes, their credentials, proxies, certificates and limits of the network are passed on."""
+    """Installers get the variables for indexes, credentials, proxies, certificates and network limits."""
     assert select_variables({name: "https://value.example/"}) == {name: "https://value.example/"}
 
 
 def test_a_broken_file_of_pip_s_plays_no_part(job: Job, lock: str) -> None:
-    """The machine's pip is still used if it cannot read one of its files."""
+    """If pip cannot read one of its configuration files, pip still installs the packages."""
     job.write("work/pip.conf", "no section\n")
     job.install(lock, {"PIP_CONFIG_FILE": "pip.conf", "PIP_INDEX_URL": job.index.url})
     assert (job.target / "requests").is_dir()
@@ -335,7 +338,7 @@ def test_a_package_without_a_wheel_is_named_with_this_python(job: Job, lock: str
 
 @pytest.mark.parametrize("has_uv", first_of(1, [True, False]))
 def test_a_version_that_the_index_lacks_is_not_called_unsupported(job: Job, lock: str, uv: Path, has_uv: bool) -> None:  # noqa: FBT001 - a table
-    """If the index lacks a version, as an old mirror does, the error has the installer's words and the Python."""
+    """If the index lacks a version, as an old mirror may, the error quotes the installer and names the Python."""
     absent = f"absent==1.0 --hash=sha256:{'0' * 64}\n"
     env = {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": job.index.url}
     with pytest.raises(EnvironmentFault) as caught:
@@ -352,7 +355,10 @@ def test_without_a_key_no_wheel_of_cryptography_is_needed(
     has_uv: bool,  # noqa: FBT001 - a table
     request: pytest.FixtureRequest,
 ) -> None:
-    """Without a key, the other packages are installed. With a key, the error names cryptography."""
+    """Without a key, the packages other than cryptography are installed.
+
+    With a key, the installation fails, and the error names cryptography.
+    """
     if has_uv:
         request.getfixturevalue("no_pip")
     lock = index.add("rest", [f"{name}/__init__.py" for name in PACKAGES])
@@ -369,7 +375,7 @@ def test_without_a_key_no_wheel_of_cryptography_is_needed(
 
 @pytest.mark.usefixtures("no_pip")
 def test_other_packages_are_needed_without_a_key_too(job: Job, index: Index, lock: str, uv: Path) -> None:
-    """Without a key, no package but cryptography and its own requirements is left out."""
+    """Without a key, only cryptography and its own requirements are left out."""
     scarce = index.add("scarce", [], OTHER_PLATFORM)
     env = {"UV_DEFAULT_INDEX": index.url, "PIP_INDEX_URL": index.url}
     with pytest.raises(EnvironmentFault, match="scarce"):

@@ -1,4 +1,4 @@
-"""The real uv and pip, with an index behind a company's certificate: they trust the same as this project."""
+"""The real uv and pip trust the certificates that this project trusts, for an index behind a company's certificate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UV = shutil.which("uv", path=os.pathsep.join([str(CHECKOUT / "build" / "uv" / "b
 
 
 def make_wheel() -> bytes:
-    """Return a wheel that has the names of all modules that the chain imports."""
+    """Return a wheel with an empty module for each name that the chain imports."""
     modules = [f"{package}/__init__.py" for package in (*PACKAGES, "cryptography/hazmat/bindings/_rust")]
     info = "package-1.dist-info"
     files = {
@@ -52,7 +52,7 @@ PAGE = '<!DOCTYPE html><html><body><a href="/package-1-py3-none-any.whl">package
 
 
 class Index(LoopbackServer):
-    """A package index with one package. ``agents`` are the programs that have sent requests."""
+    """A package index with one package. ``agents`` has the names of the programs that have sent requests."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(self.serve, tls=tls)
@@ -78,7 +78,7 @@ def index(tmp_path: Path) -> Iterator[tuple[Index, str]]:
 
 @pytest.fixture
 def installer(request: pytest.FixtureRequest, tmp_path: Path, child_processes: None) -> str:  # noqa: ARG001 - the installer's
-    """The PATH of a machine with uv, or without uv, so that pip is used."""
+    """The PATH of a machine with uv, and of a machine where only pip can install."""
     folder = tmp_path / "bin"
     folder.mkdir()
     if request.param == "uv":
@@ -117,10 +117,10 @@ def install_from(index: Index, folder: Path, path: str, env: dict[str, str]) -> 
 def test_each_variable_alone_counts_for_the_installers(
     index: tuple[Index, str], tmp_path: Path, installer: str, variable: str
 ) -> None:
-    """Both installers get one file with all certificates.
+    """The installers uv and pip get one file with all certificates.
 
-    By itself, uv ignores REQUESTS_CA_BUNDLE, and older pips ignore SSL_CERT_FILE. The file also has a certificate that
-    pip's own settings name.
+    Without this file, uv ignores REQUESTS_CA_BUNDLE, and older versions of pip ignore SSL_CERT_FILE. The file of all
+    certificates also has a certificate that pip's own settings name.
     """
     server, certificate = index
     named = certificate
@@ -140,7 +140,7 @@ def test_each_variable_alone_counts_for_the_installers(
 def test_an_index_that_nothing_vouches_for_gets_no_request(
     index: tuple[Index, str], tmp_path: Path, installer: str
 ) -> None:
-    """Without a variable, uv and pip still check certificates, and no package is installed."""
+    """If no variable names a certificate, uv and pip still check certificates, and no package is installed."""
     server, _ = index
     with pytest.raises(EnvironmentFault):
         install_from(server, tmp_path, installer, {})

@@ -1,4 +1,4 @@
-"""The masks of one step: the runner gets each secret value once, before the outputs, on each path."""
+"""The masks of one step: on the fast and on the slow path, the runner gets each secret once, before the outputs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_warm_step_masks_each_secret_once(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_issuing_step_masks_each_secret_once(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """The fast path passes its masks to the chain, which repeats no mask and adds the new token's."""
+    """The fast path passes its masks to the chain. The chain repeats no mask, and adds the masks of the new token."""
     ended = run_step(inputs_of(sandbox), tmp_path, {"RUNNER_TOOL_CACHE": f"{tool_cache}"})
     assert (ended.status, ended.public["source"]) == (0, "oauth")
     assert_each_secret_is_masked_once(ended, sandbox)
@@ -62,7 +62,7 @@ def test_issuing_step_masks_each_secret_once(sandbox: Sandbox, tool_cache: Path,
 
 @pytest.mark.parametrize("kind", ["file", "toolkit"])
 def test_mask_is_repeated_by_no_writer(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both writers skip the lines that this step has masked already, and mask the others."""
+    """Both implementations of Workflow skip the lines that this step has masked already, and mask the other lines."""
     first, masks = FileWorkflow({}), Masks()
     workflow = first if kind == "file" else ToolkitWorkflow(masks)
     if kind == "toolkit":

@@ -25,7 +25,7 @@ EXPORTS = {"INPUT_EXPORT_ENV": "true", "INPUT_EXPORT_CREDENTIALS": "true"}
 
 
 def resolution_of(value: str = "", **changes: object) -> Resolution:
-    """Return a resolution at noon, of a JWT unless ``value`` is given."""
+    """Return a resolution at noon with the token ``value``, or with a JWT if ``value`` is empty."""
     end = NOON + timedelta(hours=3)
     begun = end - timedelta(hours=24)
     token = make_token(left=end - NOON, age=NOON - begun, now=NOON)
@@ -49,7 +49,7 @@ def for_people(workflow: RecordedWorkflow) -> str:
 
 
 def hidden(workflow: RecordedWorkflow, secret: str) -> bool:
-    """Whether a secret is masked before any other message."""
+    """Whether the mask of a secret comes before every message that is not a mask."""
     kinds = [each[0] for each in workflow.told]
     first_said = next((place for place, kind in enumerate(kinds) if kind != "mask"), len(kinds))
     return ("mask", secret) in workflow.told[:first_said]
@@ -65,20 +65,20 @@ def test_every_secret_is_masked_before_anything_is_put_out(exports: dict[str, st
 
 
 def test_app_key_inside_the_token_is_masked() -> None:
-    """The app key in a JWT is masked even if it is unknown, because every reader can decode it."""
+    """The app key inside a JWT is masked even if no app key was given, because every reader can decode a JWT."""
     workflow = published(resolution_of(app_key=None))
     assert hidden(workflow, ACCOUNT.app_key), "the app key is not masked"
 
 
 def test_part_that_decodes_to_the_app_key_is_masked() -> None:
-    """The middle part of a JWT, which shows the app key, is masked by itself."""
+    """The middle part of a JWT contains the app key, and has its own mask."""
     resolution = resolution_of(app_key=None)
     payload = resolution.token.value.split(".")[1]
     assert hidden(published(resolution), payload), "the payload is not masked"
 
 
 def test_found_values_are_masked_before_they_are_judged() -> None:
-    """Tokens of store and cache and the stored keys are masked as soon as they are read."""
+    """The tokens of store and cache, and the stored keys, are masked as soon as they are read."""
     stored, cached = make_token(), make_token()
     workflow = RecordedWorkflow()
     mask_view(View(NOON, (), app_key=APP_KEY, stored=stored, cached=cached), workflow)
@@ -88,7 +88,7 @@ def test_found_values_are_masked_before_they_are_judged() -> None:
 
 
 def test_only_a_claim_in_the_form_of_a_token_is_masked() -> None:
-    """A claim of a few characters or of several words is not masked: it would blank such words in the log."""
+    """A claim of a few characters or of several words is not masked: its mask would blank usual words in the log."""
     for claim in ("1", "a sentence that the log is full of"):
         jwt = make_token(claim, now=NOON)
         workflow = published(replace(resolution_of(), token=jwt))
@@ -96,20 +96,20 @@ def test_only_a_claim_in_the_form_of_a_token_is_masked() -> None:
 
 
 def test_opaque_token_is_masked_once() -> None:
-    """An opaque token is masked, once."""
+    """An opaque token is masked exactly once."""
     workflow = published(resolution_of(OPAQUE, app_key=None))
     assert [secret == OPAQUE for secret in workflow.of("mask")] == [True]
 
 
 def test_short_values_are_not_masked() -> None:
-    """A value that is shorter than any key is not masked, and each secret is masked once."""
+    """A value below the minimum length of a secret is not masked. Each secret is masked once."""
     workflow = RecordedWorkflow()
     mask_secrets([SERVICE_KEY, "1", "", "x" * (SHORTEST_SECRET - 1), "x" * SHORTEST_SECRET, SERVICE_KEY], workflow)
     assert [len(secret) for secret in workflow.of("mask")] == [len(SERVICE_KEY), SHORTEST_SECRET]
 
 
 def test_outputs_are_those_of_action_yml() -> None:
-    """The declared names alone are set: keys only with export-credentials, error outputs only on failure."""
+    """Only declared outputs are set: the keys only with export-credentials, the error outputs only on failure."""
     declared = set(yaml.safe_load(ACTION.read_text(encoding="utf-8"))["outputs"])
     keys, failure = {"app-key", "app-secret"}, {"error-code", "error-hint"}
     workflow = RecordedWorkflow()
@@ -120,7 +120,7 @@ def test_outputs_are_those_of_action_yml() -> None:
 
 
 def test_outputs_have_their_forms() -> None:
-    """Times are ISO 8601 in UTC, seconds are whole, and booleans are words; source and environment are set."""
+    """Times are ISO 8601 in UTC, seconds are whole numbers, and booleans are ``true`` or ``false``."""
     outputs = published(resolution_of(OPAQUE), KIS_ENVIRONMENT="paper").outputs()
     assert fingerprint(outputs.pop("access-token")) == fingerprint(OPAQUE)
     assert outputs == {
@@ -166,7 +166,7 @@ def test_unknown_keys_cannot_be_exported() -> None:
 
 @pytest.mark.parametrize("exports", [{}, EXPORTS], ids=["plain", "with exports"])
 def test_people_never_read_a_secret(exports: dict[str, str]) -> None:
-    """Log and summary have neither token nor keys, with any export."""
+    """Log and summary have no token and no key, with and without exports."""
     resolution = resolution_of(warnings=("The token was not renewed.",))
     seen = for_people(published(resolution, **exports))
     for secret in (resolution.token.value, APP_KEY.key, APP_KEY.secret, SERVICE_KEY):
@@ -187,7 +187,7 @@ def test_log_and_summary_have_the_result_of_each_source() -> None:
 
 
 def test_failure_is_one_line_with_its_remedy() -> None:
-    """A failure is one line with text, code and remedy, an output with the code, and a summary with the sources."""
+    """A failure has one line with text, code and remedy, an output with the code, and a summary with the sources."""
     workflow = RecordedWorkflow()
     error = IssuanceError("wait-too-long", "Time was up", retryable=True)
     links = (TraceEntry("supabase", "no token is stored"),)
@@ -199,7 +199,7 @@ def test_failure_is_one_line_with_its_remedy() -> None:
 
 
 def test_every_fault_has_a_line_of_its_own() -> None:
-    """Each of several faults has its own line and code, and the summary has all of them."""
+    """If there are several faults, each fault has its own line and code, and the summary has all faults."""
     workflow = RecordedWorkflow()
     error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
     report_failure(error, (), workflow)
@@ -220,7 +220,7 @@ class BrokenWorkflow(RecordedWorkflow):
 
 
 def test_error_is_told_even_when_the_files_are_broken() -> None:
-    """The error line is printed before the files are written. If they fail, a further line says so."""
+    """The error line is printed before the files are written. If they are unwritable, a second line reports this."""
     workflow = BrokenWorkflow()
     report_failure(KisTokenError("output-unwritable", "GITHUB_OUTPUT names no file"), (), workflow)
     assert len(workflow.of("error")) == 1
@@ -228,7 +228,7 @@ def test_error_is_told_even_when_the_files_are_broken() -> None:
 
 
 def test_lines_of_a_secret_are_masked_by_themselves() -> None:
-    """The long lines of a secret with several lines are masked, the short ones are not."""
+    """If a secret has several lines, each long line gets its own mask, and a short line gets no mask."""
     workflow = RecordedWorkflow()
     mask_secrets(["x" * SHORTEST_SECRET + "\n1\ntrue"], workflow)
     assert workflow.of("mask") == ["x" * SHORTEST_SECRET]
@@ -243,7 +243,7 @@ class WithoutSummary(RecordedWorkflow):
 
 
 def test_summary_that_cannot_be_written_is_a_warning() -> None:
-    """The token is output, and the unwritable summary is a warning."""
+    """If the summary cannot be written, the token is still output, with a warning."""
     workflow = WithoutSummary()
     publish(resolution_of(), make_settings(), workflow, {}, NOON)
     assert "access-token" in workflow.outputs()
@@ -279,7 +279,7 @@ def test_token_files_are_written_after_masks_and_before_outputs(tmp_path: Path) 
 
 
 def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_path: Path) -> None:
-    """If a token file cannot be written, the step fails with the token masked and before any output."""
+    """If a token file cannot be written, the step fails after the masks and before the first output."""
     (tmp_path / "KIS").touch()
     workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
     with pytest.raises(KisTokenError) as caught:
@@ -289,7 +289,7 @@ def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_pat
 
 
 def test_no_file_is_written_for_an_expired_token(tmp_path: Path) -> None:
-    """With allow-expired an expired token is output, with a warning, but not written for clients, which would issue."""
+    """With allow-expired, an expired token is output with a warning, but no token file: a client would issue."""
     workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
     publish(resolution_of(expired=True), settings, workflow, {"HOME": str(tmp_path)}, NOON)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The runtime's folder: built once, complete or not at all, and built again if it is damaged."""
+"""The runtime's folder is built once, is complete or missing, and is built again if it is damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if sys.platform == "win32":
 
 
 def test_built_once_and_found_again(machine: Machine) -> None:
-    """The first call installs, and the second finds the folder, whose name has the lock and the Python."""
+    """The first call installs, and the second call finds the folder by its name, which comes from lock and Python."""
     machine.put("uv")
     first, second = machine.ensure(), machine.ensure()
     assert first == second == machine.root / runtime_name("package==1 --hash=sha256:00\n")
@@ -35,7 +35,10 @@ def test_built_once_and_found_again(machine: Machine) -> None:
 
 
 def test_another_lock_is_another_folder(machine: Machine) -> None:
-    """A release with other packages keeps the earlier folder. Line ends of the lock make no difference."""
+    """A release with another lock gets another folder, and the earlier release's folder stays.
+
+    A lock with other line endings leads to the same folder.
+    """
     machine.put("uv")
     machine.ensure()
     (machine.folder / "requirements.txt").write_bytes(b"package==2 --hash=sha256:00\n")
@@ -47,7 +50,7 @@ def test_another_lock_is_another_folder(machine: Machine) -> None:
 
 
 def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
-    """Hashes are required, no source is built, no other package is added, and the installation is for this Python."""
+    """The installer requires hashes, builds no source, adds no other package, and installs for this Python."""
     machine.put("uv")
     machine.ensure()
     (arguments,) = machine.calls("argv")
@@ -59,7 +62,7 @@ def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
 
 @pytest.mark.parametrize("machine_name", ["arm64", "x86_64"])
 def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, machine_name: str) -> None:
-    """On macOS, one Python can run as two machines under one name. The packages are for one of them."""
+    """On macOS, a universal2 Python runs on arm64 and x86_64, so the runtime's name has the machine's type."""
     seen = os.uname_result(("Darwin", "runner", "24.0", "", machine_name))
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")
@@ -68,7 +71,7 @@ def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, 
 
 
 def move_away(runtime: Path) -> Path:
-    """Move the runtime away, so that its place is empty."""
+    """Move the runtime to another folder, so that its place is empty."""
     runtime.rename(runtime.with_name("away"))
     return runtime
 
@@ -91,7 +94,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_runtime_is_built_again(machine: Machine, name: str) -> None:
-    """A damaged folder is built again, once, and nothing of it stays."""
+    """A damaged folder is replaced by one new build."""
     machine.put("uv")
     runtime = machine.ensure()
     DAMAGE[name](runtime)
@@ -102,7 +105,7 @@ def test_damaged_runtime_is_built_again(machine: Machine, name: str) -> None:
 
 
 def test_a_runtime_that_is_damaged_again_is_one_clear_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the disk damages the new installation too, the error has the damage, after one build."""
+    """If a new build is damaged right after it ends, the error names the damage, and no second build starts."""
 
     def write_and_spoil(folder: Path) -> None:
         write_manifest(folder)
@@ -129,7 +132,10 @@ def test_a_copied_runtime_is_used(machine: Machine) -> None:
 
 
 def test_another_c_library_is_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tool cache for machines with different C libraries has a folder for each. Some libraries have no version."""
+    """A tool cache for machines with different C libraries has a runtime's folder for each library.
+
+    The folder's name is valid even if a C library reports no version.
+    """
     names = set()
     for version in ("glibc 2.31", "glibc 2.39", None):
         monkeypatch.setattr(os, "confstr", lambda _, version=version: version)

@@ -26,7 +26,7 @@ LINGER = "signal.signal(signal.SIGALRM, lambda *_: None); signal.setitimer(signa
 
 
 def test_runtime_that_a_scanner_has_open_is_renamed_later(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The finished folder is renamed later if another program has it open for a moment."""
+    """If another program has the finished folder open for a moment, the rename is repeated until it succeeds."""
     machine.put("uv")
     monkeypatch.setattr("kis_token.local.private_files.time.sleep", lambda _: None)
     refusals = iter([True, True])
@@ -44,7 +44,7 @@ def test_runtime_that_a_scanner_has_open_is_renamed_later(machine: Machine, monk
 
 
 def test_two_at_once_build_once(machine: Machine) -> None:
-    """Two processes that start together share one build, and both get the complete runtime."""
+    """If two processes start at the same time, they share one build, and both get the complete runtime."""
     machine.put("uv", LINGER)
     processes = [machine.start() for _ in range(3)]
     ended = [process.communicate(timeout=60)[0].strip() for process in processes]
@@ -103,7 +103,7 @@ def test_without_time_left_no_installer_is_started(machine: Machine) -> None:
 
 
 def test_waiting_for_another_build_is_bounded(machine: Machine) -> None:
-    """A job that waits for another build until its time is up fails with the reason."""
+    """If another job's build outlasts this job's time limit, this job fails with the reason."""
     machine.put("uv", WAIT)
     process = machine.start()
     machine.wait_for_calls(1)
@@ -133,7 +133,7 @@ def test_without_locks_it_is_built_without_one(machine: Machine, monkeypatch: py
 
 
 def test_two_at_once_without_locks(machine: Machine) -> None:
-    """Without locks, each job builds for itself, and all get a complete runtime."""
+    """Without locks, each job builds for itself, and every job gets a complete runtime."""
     no_locks = """
 import errno, fcntl
 def refuse(*_):
@@ -149,7 +149,7 @@ fcntl.flock = refuse
 
 
 def test_without_locks_another_job_s_runtime_is_not_moved(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If another job has put a whole runtime into the place meanwhile, that runtime stays, because the job uses it."""
+    """If another job finishes the same runtime during this build, the other job's runtime stays: it is in use."""
 
     def write_and_lose(folder: Path) -> None:
         write_manifest(folder)

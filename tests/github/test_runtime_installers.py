@@ -54,7 +54,7 @@ def test_no_secret_is_in_an_installer_s_environment(machine: Machine) -> None:
 
 
 def test_caller_s_project_plays_no_part(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Installers do not run in the job's folder, whose settings are for the job's own project."""
+    """Installers do not run in the job's folder, because settings in this folder are for the job's own project."""
     machine.put("uv")
     monkeypatch.chdir(tmp_path)
     machine.ensure()
@@ -63,7 +63,7 @@ def test_caller_s_project_plays_no_part(machine: Machine, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("pip")
 def test_without_uv_pip_installs(machine: Machine) -> None:
-    """On a machine without uv, pip installs wheels with the lock's hashes alone."""
+    """On a machine without uv, pip installs, and accepts only wheels with the lock's hashes."""
     assert (machine.ensure() / "whole").exists()
     assert machine.calls() == ["python"]
     arguments = machine.calls("argv")[0]
@@ -74,7 +74,7 @@ def test_without_uv_pip_installs(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("pip")
 def test_uv_that_fails_is_replaced(machine: Machine) -> None:
-    """If the uv on the path is old or broken, pip installs, and nothing of uv's attempt stays."""
+    """If the uv on the path is old or broken, pip installs, and the files of uv's attempt are removed."""
     machine.put("uv", fail("error: unexpected argument"))
     runtime = machine.ensure()
     assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, "cryptography", MANIFEST, "whole"])
@@ -82,7 +82,7 @@ def test_uv_that_fails_is_replaced(machine: Machine) -> None:
 
 
 def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If all ways fail, the error has the installer's last line without the index's password, and nothing stays."""
+    """If all installers fail, the error has the last line of output without the index's password. No folder stays."""
     words = "noise\nCould not reach https://kim:hunter2-hunter2@index.example/simple\n\n"
     monkeypatch.setattr(sys, "executable", str(machine.put("python", fail(words))))
     with pytest.raises(EnvironmentFault) as caught:
@@ -94,7 +94,7 @@ def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch:
 
 @pytest.mark.usefixtures("no_pip")
 def test_installer_s_word_is_not_enough(machine: Machine) -> None:
-    """An installer that reports success has failed if the packages are missing or cannot be loaded here."""
+    """If the packages are missing or cannot be loaded, an installer that reports success counts as failed."""
     (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
     machine.put("uv", "sys.exit(0)")
     with pytest.raises(EnvironmentFault) as nothing:
@@ -109,7 +109,7 @@ def test_installer_s_word_is_not_enough(machine: Machine) -> None:
     machine.put("uv", "; ".join(lines))
     with pytest.raises(EnvironmentFault) as broken:
         machine.ensure()
-    # There is no pip to fall back to, so the error has uv's fault in both cases.
+    # Without pip, no installer replaces uv, so the error has uv's fault in both cases.
     assert (nothing.value.code, broken.value.code) == ("pip-missing", "pip-missing")
     assert f"there is no {PACKAGES[0]}" in f"{nothing.value}"
     assert "No module named 'no_such_module'" in f"{broken.value}"
@@ -124,7 +124,10 @@ if "\\ncryptography==" in open(sys.argv[sys.argv.index("-r") + 1]).read():
 
 @pytest.mark.usefixtures("no_pip")
 def test_steps_without_a_key_have_a_runtime_of_their_own(machine: Machine) -> None:
-    """A step without a key installs no cryptography. A step with a key fails without its wheel, and names it."""
+    """A step without a key installs no cryptography.
+
+    If cryptography has no wheel, a step with a key fails, and the error names cryptography.
+    """
     (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
     machine.put("uv", NO_WHEEL)
     runtime = machine.ensure(seals=False)
@@ -142,7 +145,7 @@ def test_steps_without_a_key_have_a_runtime_of_their_own(machine: Machine) -> No
 
 @pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PLATFORM", "UV_LINK_MODE"])
 def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variable: str) -> None:
-    """Settings that would install other packages, in another folder or nothing do not reach an installer."""
+    """A setting that would change the packages or their folder, or prevent the installation, reaches no installer."""
     machine.put("uv")
     machine.ensure(env={variable: "symlink", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"})
     (env,) = machine.calls("env")
@@ -152,7 +155,7 @@ def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variabl
 
 @pytest.mark.usefixtures("pip")
 def test_installers_temporary_files_are_private(machine: Machine) -> None:
-    """Packages are unpacked in a folder that no other user can change, and no temporary file stays."""
+    """Installers unpack packages in a folder that no other user can change, and leave no temporary file."""
     machine.put("uv", fail("no"))
     open_folder = machine.folder / "open"
     open_folder.mkdir()
@@ -178,7 +181,7 @@ def test_installers_temporary_files_are_private(machine: Machine) -> None:
     ],
 )
 def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine, variable: str, mode: int) -> None:
-    """A cache of uv that other users can change is not used, because uv copies from it without a check of hashes."""
+    """If other users can change uv's cache, uv runs without a cache, because uv does not check cached files."""
     machine.put("uv")
     folder = machine.folder / "cache"
     folder.mkdir()
@@ -194,7 +197,7 @@ def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine,
 
 
 def test_without_a_home_uv_has_no_cache(machine: Machine) -> None:
-    """Without a home, uv runs without a cache, because its place is unknown."""
+    """If HOME is not set, uv runs without a cache, because the folder of uv's cache is unknown."""
     machine.put("uv")
     machine.ensure()
     assert machine.calls("env")[0]["UV_NO_CACHE"] == "1"
@@ -202,7 +205,7 @@ def test_without_a_home_uv_has_no_cache(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("pip")
 def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
-    """A uv that hangs is ended with its children, early enough for pip."""
+    """If uv hangs, uv and its children are ended early enough for pip to install."""
     machine.put("uv", WAIT)
     assert (machine.ensure(seconds=RESERVE_SECONDS + 4) / "whole").exists()
     assert machine.calls()[0] == "uv"
@@ -212,7 +215,7 @@ def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("no_pip")
 def test_python_without_pip_is_one_clear_error(machine: Machine) -> None:
-    """Without pip and uv, the error says that both are missing."""
+    """If pip and uv are missing, the error names both."""
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()
     assert caught.value.code == "pip-missing"
@@ -222,7 +225,7 @@ def test_python_without_pip_is_one_clear_error(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("no_pip")
 def test_uv_that_fails_without_pip_is_told_in_its_own_words(machine: Machine) -> None:
-    """If uv fails and there is no pip, the error has uv's own words."""
+    """If uv fails and pip is missing, the error quotes uv's message."""
     machine.put("uv", fail("error: no route to the index"))
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()
@@ -233,7 +236,7 @@ def test_uv_that_fails_without_pip_is_told_in_its_own_words(machine: Machine) ->
 def test_virtual_environment_without_pip_uses_that_of_its_python(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A virtual environment made by uv has no pip. The pip of its base Python is used."""
+    """If a virtual environment has no pip (for example, one that uv made), the pip of its base Python is used."""
     monkeypatch.setattr(sys, "_base_executable", str(machine.put("python")), raising=False)
     assert (machine.ensure() / "whole").exists()
     assert machine.calls() == ["python"]

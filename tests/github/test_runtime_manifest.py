@@ -1,4 +1,4 @@
-"""The manifest: each kind of damage is detected, a copy is undamaged, and bytecode may appear and disappear."""
+"""The manifest detects each kind of damage. A copied folder, and added or removed bytecode, are no damage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BYTECODE = f"package/__pycache__/module.{sys.implementation.cache_tag}.pyc"
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """A small folder of packages with its manifest: sources, a compiled module, and bytecode."""
+    """A small folder of packages with a manifest. The folder has sources, a compiled module, and bytecode."""
     folder = tmp_path / "packages"
     (folder / "package" / "empty").mkdir(parents=True)
     (folder / "package" / "__init__.py").touch()
@@ -41,19 +41,19 @@ def packages(tmp_path: Path) -> Path:
 
 
 def cut(path: Path) -> None:
-    """Remove the second half."""
+    """Remove the second half of a file."""
     os.truncate(path, path.stat().st_size // 2)
 
 
 def change(path: Path) -> None:
-    """Change the last byte, so that the size stays."""
+    """Change the last byte of a file; its size does not change."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # the file system's clock may be coarse
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Replace a path by the result of ``make``."""
+    """Remove the file or folder at ``path``, and call ``make`` to create another one there."""
     if path.is_dir():
         path.rmdir()
     else:
@@ -77,7 +77,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytecode added elsewhere": (lambda at: shutil.copy(at / BYTECODE, at / "json.pyc"), "json.pyc was added"),
     "link for a file": (
         lambda at: replace(at / "package/module.py", lambda path: path.symlink_to("__init__.py")),
-        "package/module.py ",  # its mode, or its kind
+        "package/module.py ",  # the rest of the text names the mode or the kind of file, depending on the system
     ),
     "folder for a file": (lambda at: replace(at / "package/module.py", Path.mkdir), "package/module.py is a folder"),
     "file for a folder": (lambda at: replace(at / "package/empty", Path.touch), "package/empty was added"),
@@ -97,7 +97,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_found_and_named(packages: Path, name: str) -> None:
-    """A missing, truncated, changed or added file is found, and the text has the file and the damage."""
+    """A missing, truncated, changed or added file is found, and the result names the file and the damage."""
     assert find_damage(packages) is None
     harm, said = DAMAGE[name]
     harm(packages)
@@ -108,7 +108,7 @@ def test_damage_is_found_and_named(packages: Path, name: str) -> None:
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666], ids=oct)
 @pytest.mark.parametrize("name", ["package/module.py", "package/speed.so", "package/empty", "package", ""])
 def test_write_access_of_others_is_damage(packages: Path, name: str, mode: int) -> None:
-    """A file or folder that group or others can write may have been changed."""
+    """A file or folder is damage if its group or other users can write it: they may have changed it."""
     (packages / name).chmod(mode | (0o100 if (packages / name).is_dir() else 0))
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
 
@@ -116,14 +116,14 @@ def test_write_access_of_others_is_damage(packages: Path, name: str, mode: int) 
 @needs_root
 @pytest.mark.parametrize("name", ["package/module.py", "package", ""])
 def test_file_of_another_user_is_damage(packages: Path, name: str) -> None:
-    """A file of another user is damage, because its owner can change it."""
+    """A file that belongs to another user is damage, because its owner can change it."""
     os.chown(packages / name, 65534, -1)
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
 
 
 @pytest.mark.parametrize("harm", [cut, change, Path.unlink, lambda path: path.with_name("new.pyc").touch()])
 def test_bytecode_is_not_compared(packages: Path, harm: Callable[[Path], object]) -> None:
-    """Bytecode may be missing or changed, because Python writes it at any time. Loading shows damaged bytecode."""
+    """Missing or changed bytecode is no damage, because Python writes it at any time. An import finds bad bytecode."""
     harm(packages / BYTECODE)
     assert find_damage(packages) is None
 
@@ -138,7 +138,7 @@ def test_bytecode_that_others_may_write_is_damage(packages: Path, name: str) -> 
 
 @posix
 def test_a_link_in_place_of_bytecode_is_damage(packages: Path, tmp_path: Path) -> None:
-    """A symbolic link in place of bytecode is damage, with any target."""
+    """A symbolic link in place of bytecode is damage, whatever its target is."""
     (packages / BYTECODE).rename(tmp_path / "elsewhere")
     (packages / BYTECODE).symlink_to(tmp_path / "elsewhere")
     assert BYTECODE in (find_damage(packages) or "")
@@ -146,7 +146,7 @@ def test_a_link_in_place_of_bytecode_is_damage(packages: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("copy", [shutil.copy2, shutil.copyfile], ids=["with-times", "without-times"])
 def test_a_copy_is_not_damage(packages: Path, tmp_path: Path, copy: Callable[[str, str], object]) -> None:
-    """Files with other times are compared by their hashes."""
+    """If the times of a copy's files differ, the check compares the files' hashes."""
     shutil.copytree(packages, tmp_path / "copy", copy_function=copy)
     assert find_damage(tmp_path / "copy") is None
     change(tmp_path / "copy" / "package" / "module.py")
@@ -155,7 +155,7 @@ def test_a_copy_is_not_damage(packages: Path, tmp_path: Path, copy: Callable[[st
 
 @posix
 def test_write_access_from_the_umask_is_removed(packages: Path) -> None:
-    """Writing the manifest removes write access of group and others, and changes no other right."""
+    """When the manifest is written, group and others lose write access to the files; other rights do not change."""
     (packages / "package").chmod(0o2777)
     (packages / "package" / "module.py").chmod(0o666)
     (packages / "package" / "speed.so").chmod(0o775)
@@ -168,7 +168,7 @@ def test_write_access_from_the_umask_is_removed(packages: Path) -> None:
 @posix
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path, kind: str) -> None:
-    """A pipe or a symbolic link in place of the manifest is not read."""
+    """If the manifest is a pipe or a symbolic link, the check does not read the manifest and reports damage."""
     if kind == "link":
         (packages / MANIFEST).rename(tmp_path / "manifest")
         (packages / MANIFEST).symlink_to(tmp_path / "manifest")
@@ -194,4 +194,4 @@ def test_the_runtime_itself(sealing_runtime: Path, tmp_path: Path) -> None:
         assert (find_damage(copy) or "").startswith(f"{largest.relative_to(copy).as_posix()} has ")
         shutil.move(original, largest)
     assert find_damage(copy) is None
-    shutil.rmtree(copy)  # many files, which the search for secrets after the test would read
+    shutil.rmtree(copy)  # the search for secrets after a test would read every file

@@ -37,7 +37,7 @@ def test_folder_that_others_may_write_is_not_trusted(machine: Machine, mode: int
 
 @pytest.mark.parametrize(("mode", "is_used"), [(0o777, False), (0o1777, True)], ids=["open", "sticky"])
 def test_place_below_an_open_folder_is_passed_by(machine: Machine, mode: int, is_used: bool) -> None:  # noqa: FBT001 - a table
-    """A place is skipped if others can rename the folder above it, and so swap it between check and loading."""
+    """A place is skipped if other users can write the folder above: they could replace the place after the check."""
     machine.put("uv")
     machine.root.parent.mkdir()
     machine.root.parent.chmod(mode)
@@ -54,7 +54,7 @@ def test_place_below_an_open_folder_is_passed_by(machine: Machine, mode: int, is
     ],
 )
 def test_place_below_a_folder_that_others_may_write_is_passed_by(machine: Machine, mode: int, depth: int) -> None:
-    """A group's write access to any folder above a place rules it out: members could swap the place."""
+    """If a group can write a folder above a place, the place is skipped: a member could replace the place."""
     machine.put("uv")
     tools = machine.folder / "a" / "b" / "c"
     tools.mkdir(parents=True)
@@ -72,7 +72,7 @@ needs_root = pytest.mark.skipif(
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_place_below_a_folder_of_another_user_is_passed_by(machine: Machine, mode: int, depth: int) -> None:
-    """Another user's folder anywhere above a place rules it out. If no place is left, there is an error."""
+    """A place is skipped if another user owns the place or a folder above. If no place is left, an error is raised."""
     machine.put("uv")
     machine.root.mkdir(parents=True)
     for folder in (machine.root, machine.root.parent):
@@ -94,7 +94,7 @@ def test_place_below_a_folder_of_another_user_is_passed_by(machine: Machine, mod
 
 @needs_root
 def test_place_behind_a_link_to_another_user_s_folder_is_passed_by(machine: Machine) -> None:
-    """The target of a symbolic link is checked, and so are the folders above it."""
+    """If a place is behind a symbolic link, the target of the link and the folders above the target are checked."""
     machine.put("uv")
     (machine.folder / "his" / "inside").mkdir(parents=True)
     os.chown(machine.folder / "his", 65534, -1)
@@ -108,7 +108,7 @@ def test_place_behind_a_link_to_another_user_s_folder_is_passed_by(machine: Mach
 
 @pytest.fixture
 def swapped() -> Iterator[Path]:
-    """Yield a tool cache that another user keeps swapping for his own, in a folder that is open to him."""
+    """Yield a tool cache that another user, who can write the folder above, replaces by his own again and again."""
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder)
         for name, owner in (("tools", 0), ("his", 65534)):
@@ -133,7 +133,7 @@ def swapped() -> Iterator[Path]:
 
 @needs_root
 def test_a_folder_that_is_swapped_all_the_time_is_never_used(machine: Machine, swapped: Path) -> None:
-    """At no moment of the swapping is a path below it returned, and no file is written there."""
+    """While another user exchanges the tool cache, no path in it is returned, and no file is written there."""
     machine.put("uv")
     env = {"RUNNER_TOOL_CACHE": str(swapped), "RUNNER_TEMP": str(machine.folder / "temp")}
     owners = set()
@@ -146,7 +146,7 @@ def test_a_folder_that_is_swapped_all_the_time_is_never_used(machine: Machine, s
 
 
 def test_folder_is_closed_to_others(machine: Machine) -> None:
-    """No other user can write the folder of the packages, with any umask."""
+    """No other user can write the folder of the packages, whatever the umask is."""
     machine.put("uv")
     before = os.umask(0)
     try:

@@ -23,7 +23,7 @@ PLACES = ["RUNNER_TOOL_CACHE", "XDG_CACHE_HOME", "HOME", "RUNNER_TEMP"]
 
 @pytest.mark.parametrize("place", PLACES)
 def test_place_is_the_first_that_can_be_used(machine: Machine, place: str) -> None:
-    """The order is tool cache, user's cache folder, job's own folder. A file in the way rules a place out."""
+    """The order of places is tool cache, user's cache folder, job's own folder. A place that is a file is skipped."""
     machine.put("uv")
     (machine.folder / "file").write_text("")
     places = {
@@ -47,7 +47,7 @@ def open_home(machine: Machine) -> dict[str, str]:
 
 
 def test_where_all_places_are_open_a_folder_for_this_run_is_made(machine: Machine) -> None:
-    """The folder for this run is private, new, and removed at the end; the open places stay empty."""
+    """If all places are open to others, the run gets a new private folder, which is removed at the end."""
     machine.put("uv")
     env = open_home(machine)
     used = set()
@@ -65,7 +65,7 @@ def test_where_all_places_are_open_a_folder_for_this_run_is_made(machine: Machin
 
 @pytest.mark.usefixtures("no_pip")
 def test_folder_for_this_run_is_removed_after_a_failure_too(machine: Machine) -> None:
-    """The folder for this run is removed also if no installer works."""
+    """If no installer works, the folder that was made for this run is removed."""
     env = open_home(machine)
     machine.put("uv", fail("no"))
     with pytest.raises(EnvironmentFault), ExitStack() as end:
@@ -74,7 +74,7 @@ def test_folder_for_this_run_is_removed_after_a_failure_too(machine: Machine) ->
 
 
 def test_folder_of_a_run_that_was_killed_is_removed_by_a_later_one(machine: Machine) -> None:
-    """A killed run's folder is removed after a day. Younger ones and other names stay."""
+    """A killed run's folder is removed after a day. Younger folders and folders with other names stay."""
     machine.put("uv")
     env = open_home(machine)
     old, young, other = (
@@ -90,7 +90,7 @@ def test_folder_of_a_run_that_was_killed_is_removed_by_a_later_one(machine: Mach
 
 
 def test_open_temporary_folder_is_passed_by(machine: Machine) -> None:
-    """A temporary folder that is open and not sticky is skipped, and the system's own is used."""
+    """If TMPDIR is open to all users and not sticky, the system's temporary folder replaces TMPDIR."""
     machine.put("uv")
     env = open_home(machine)
     (machine.folder / "tmp").chmod(0o777)
@@ -119,13 +119,13 @@ def test_without_a_place_each_folder_is_named_with_its_fault(machine: Machine) -
 
 
 def test_without_a_variable_the_error_says_so(machine: Machine) -> None:
-    """If no variable names a folder, the error says so."""
+    """If no environment variable names a folder, the error reports that no variable names one."""
     with pytest.raises(EnvironmentFault, match="no variable names one"):
         ensure_runtime(machine.folder / "requirements.txt", {}, time.monotonic() + 90)
 
 
 def test_nowhere_to_build_is_one_clear_error(machine: Machine) -> None:
-    """Without any folder, the error has its code."""
+    """If no place can be used, the error has the code runtime-failed."""
     (machine.folder / "tools").write_text("")
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()

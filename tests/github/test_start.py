@@ -1,6 +1,6 @@
 """kis_token/github/start.sh as the step runs it: the choice of the Python.
 
-The shells are those of this machine that a runner may have as ``sh``.
+The tests use each shell of this machine that a runner may have as ``sh``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
 def test_real_python_of_another_version_is_used(bare_machine: BareMachine, version: str) -> None:
-    """Each version from 3.10 on runs the program, by a symbolic link and as its own program."""
+    """A Python of each version from 3.10 runs the program, started by a symbolic link or directly."""
     python = old_python(version)
     link = bare_machine.add_link(FIRST, python)
 
@@ -30,7 +30,7 @@ def test_real_python_of_another_version_is_used(bare_machine: BareMachine, versi
 
 
 def test_wrapper_that_prints_is_used(bare_machine: BareMachine) -> None:
-    """A script that prints something and then runs Python works: its Python is started directly, and once."""
+    """If a wrapper prints text and runs Python, the wrapper runs once, and the step starts that Python directly."""
     count = bare_machine.folder / "count"
     bare_machine.add_script(FIRST, f"#!/bin/sh\nprintf 'welcome'\necho x >> '{count}'\nexec '{GOOD}' \"$@\"\n")
 
@@ -41,7 +41,7 @@ def test_wrapper_that_prints_is_used(bare_machine: BareMachine) -> None:
 
 
 def test_wrapper_stays_where_its_python_needs_it(bare_machine: BareMachine) -> None:
-    """If the Python behind a wrapper has no library beside it, the step runs by the wrapper itself."""
+    """If the Python behind a wrapper has no library beside it, the step starts the wrapper."""
     target = bare_machine.folder / "elsewhere" / "python"
     target.parent.mkdir()
     target.symlink_to(GOOD)
@@ -59,7 +59,7 @@ def test_virtual_environment_is_used(bare_machine: BareMachine) -> None:
 
 
 def test_same_name_in_a_later_place_is_used(bare_machine: BareMachine) -> None:
-    """A shim is skipped, and the python3 of the next folder on the path is used."""
+    """A shim is skipped, and the python3 in the next folder of PATH is used."""
     bare_machine.add_script(FIRST, "#!/bin/sh\nexit 127\n")
     good = bare_machine.add_link(FIRST, GOOD)
 
@@ -67,7 +67,7 @@ def test_same_name_in_a_later_place_is_used(bare_machine: BareMachine) -> None:
 
 
 def test_tool_cache_is_the_last_place(bare_machine: BareMachine) -> None:
-    """A Python that actions/setup-python has installed is used if the path has no Python."""
+    """If PATH has no Python, a Python that actions/setup-python has installed is used."""
     bad, good = (bare_machine.folder / "tools" / "Python" / version / "x64" / "bin" for version in ("3.10.1", "3.12.9"))
     for folder in (bad, good):
         folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_tool_cache_is_the_last_place(bare_machine: BareMachine) -> None:
 
 
 def test_python_of_the_job_s_own_folder_is_not_run(bare_machine: BareMachine) -> None:
-    """Relative and empty entries of the path mean the checkout, whose files do not become the step."""
+    """Relative and empty entries of PATH mean the checkout. A python3 in the checkout is never run."""
     (bare_machine.folder / FIRST).write_text("#!/bin/sh\necho caught\n")
     (bare_machine.folder / FIRST).chmod(0o755)
 
@@ -92,7 +92,7 @@ def test_python_of_the_job_s_own_folder_is_not_run(bare_machine: BareMachine) ->
 
 @pytest.mark.parametrize("name", ["with blanks", "st*r", "per%cent", "semi;colon", "quo'te", '"quotes"', "back\\slash"])
 def test_folder_of_any_name_serves(bare_machine: BareMachine, name: str) -> None:
-    """A folder on the path may have any name without a colon."""
+    """A folder on the PATH may have any name without a colon."""
     place = bare_machine.folder / name
     place.mkdir()
     (place / FIRST).symlink_to(GOOD)
@@ -101,7 +101,7 @@ def test_folder_of_any_name_serves(bare_machine: BareMachine, name: str) -> None
 
 
 def test_windows_looks_for_python_first_and_for_its_launcher_last(bare_machine: BareMachine) -> None:
-    """On Windows, python comes before python3, which is often the stub, and the launcher py comes last."""
+    """On Windows, ``python`` is tried before ``python3``, which is often a stub. The launcher ``py`` is tried last."""
     bare_machine.add_script("python", f"#!/bin/sh\nexec '{bare_machine.folder}/p' \"$@\"\n")
     (bare_machine.folder / "p").symlink_to(GOOD)
     bare_machine.add_script(FIRST, "#!/bin/sh\nexit 49\n")
@@ -117,7 +117,7 @@ def test_windows_looks_for_python_first_and_for_its_launcher_last(bare_machine: 
 
 
 def test_words_for_the_program_are_kept(bare_machine: BareMachine) -> None:
-    """The step's beginning and the unusable Pythons, found by an earlier Python, are passed on."""
+    """The script passes its arguments --started and --unusable on to the Python that it selects."""
     bad = bare_machine.add_link(FIRST, GOOD, place=0)
     good = bare_machine.add_link("python3.12", GOOD)
     unusable = f"/usr/bin/python: Python without _ctypes; {bad}: Python without json"
@@ -138,7 +138,7 @@ def test_words_for_the_program_are_kept(bare_machine: BareMachine) -> None:
 
 
 def test_step_is_the_python_itself(bare_machine: BareMachine) -> None:
-    """The script becomes Python, so the program gets a runner's signal, even one that the shell ignores."""
+    """The step's Python replaces the process of the shell, so that Python gets every signal of the runner."""
     bare_machine.add_link(FIRST, GOOD)
     bare_machine.program.write_text("import os\nprint(os.getpid())\n")
     (bare_machine.folder / "step.sh").write_text(STEP["run"])
@@ -156,14 +156,14 @@ def test_step_is_the_python_itself(bare_machine: BareMachine) -> None:
 
 
 def test_shell_is_there_on_every_system() -> None:
-    """The step uses sh, which each system has, and bash on Windows. The script has no syntax of bash alone."""
+    """The step uses ``sh``, and bash on Windows. start.sh has no syntax that only bash knows."""
     assert STEP["shell"] == "${{ runner.os == 'Windows' && 'bash' || 'sh' }}"
     for shell in SHELLS.values():
         subprocess.run([*shell[:-1], "-n", CHECKOUT / START], check=True)
 
 
 def test_secrets_are_no_paths_to_git_s_bash() -> None:
-    """Git's bash on Windows rewrites values that look like its own paths, except in variables with these prefixes."""
+    """Git's bash on Windows rewrites variables that look like paths, except variables with a listed prefix."""
     kept = STEP["env"]["MSYS2_ENV_CONV_EXCL"].split(";")
 
     assert kept == ["INPUT_", "KIS_", "SUPABASE_", "ACTIONS_"]

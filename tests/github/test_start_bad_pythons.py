@@ -1,4 +1,4 @@
-"""kis_token/github/start.sh skips a Python that cannot run the step, and names it if there is no other Python.
+"""kis_token/github/start.sh skips each Python that cannot run the step. An error names the skipped Pythons.
 
 Bad Pythons are scripts, files, real old versions if this machine has them, and symbolic links to this Python's own
 library with a part left out.
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def make_installation(folder: Path, *, without: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> Path:
-    """Copy this Python by links, without some names of its library; those in ``broken`` raise ImportError."""
+    """Copy this Python by links, without the modules in ``without``; modules in ``broken`` raise ImportError."""
     library = Path(sysconfig.get_path("stdlib"))
     copy = folder / "lib" / library.name
     for source in (library, library / "lib-dynload"):
@@ -53,14 +53,14 @@ def make_installation(folder: Path, *, without: tuple[str, ...] = (), broken: tu
 
 
 def foreign_binary(bare_machine: BareMachine) -> None:
-    """Add the start of an ELF file for another kind of machine."""
+    """Add a python3 that is the start of an ELF file for another kind of machine."""
     path = bare_machine.places[0] / FIRST
     path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xf3\x00\x01" + bytes(400))
     path.chmod(0o755)
 
 
 def wrapper_of_lost_interpreter(bare_machine: BareMachine) -> None:
-    """Add the python of an environment whose Python was removed."""
+    """Add the python3 of a virtual environment whose base Python was removed."""
     bare_machine.add_script(FIRST, "#!/nowhere/python3.12\n")
 
 
@@ -85,7 +85,7 @@ BAD: dict[str, tuple[Callable[[BareMachine], object] | str, str]] = {
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_python_is_passed_over(bare_machine: BareMachine, case: str, shell: str) -> None:
-    """If the first python3 cannot run the step, the good one beside it does."""
+    """If the first python3 cannot run the step, the usable Python after it runs the step."""
     bad, reason = BAD[case]
     if callable(bad):
         bad(bare_machine)
@@ -108,7 +108,7 @@ def test_bad_python_is_passed_over(bare_machine: BareMachine, case: str, shell: 
 @pytest.mark.parametrize("name", [FIRST, "python"])
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7", "3.8", "3.9"])
 def test_old_python_is_passed_over(bare_machine: BareMachine, version: str, name: str) -> None:
-    """A real Python that is too old, by a link or as its own program, is named with its version."""
+    """A real Python that is too old is skipped, as a link and as the program itself. The error has its version."""
     old = old_python(version)
     bare_machine.add_link(name, old, place=0)
 
@@ -124,7 +124,7 @@ def test_old_python_is_passed_over(bare_machine: BareMachine, version: str, name
 
 
 def test_hanging_python_is_given_up(bare_machine: BareMachine) -> None:
-    """A Python that hangs is given up after a time limit, even if its child keeps the output open."""
+    """A Python that hangs is skipped after a time limit, even if its child keeps the output open."""
     sleep = shutil.which("sleep")
     (bare_machine.places[1] / "sleep").unlink()
     bare_machine.add_script("sleep", f"#!/bin/sh\n[ $1 = 20 ] || exit 1\nexec {sleep} 0.2\n", place=1)
@@ -156,7 +156,7 @@ def test_hanging_python_is_given_up(bare_machine: BareMachine) -> None:
 def test_python_that_lacks_a_module_is_passed_over(
     bare_machine: BareMachine, without: tuple[str, ...], broken: tuple[str, ...], reason: str
 ) -> None:
-    """A Python without a module, such as Debian's minimal one or one without its OpenSSL, is skipped and named."""
+    """A Python that lacks a module is skipped and named, for example Debian's minimal Python or one without OpenSSL."""
     bad = make_installation(bare_machine.folder / "usr", without=without, broken=broken)
     (bare_machine.program.parent / "entrypoint.py").unlink()
     (bare_machine.program.parent / "entrypoint.py").symlink_to(CHECKOUT / "entrypoint.py")
@@ -179,7 +179,7 @@ def test_python_that_lacks_a_module_is_passed_over(
 
 
 def test_python_that_lacks_a_module_is_an_error_without_another(bare_machine: BareMachine) -> None:
-    """A program that was not started by the script has no other Python: the error names the module."""
+    """If entrypoint.py was not started by start.sh, no other Python is tried: the error names the missing module."""
     bad = make_installation(bare_machine.folder / "usr", without=("json",))
     output = bare_machine.folder / "output"
     command = [str(bad), "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py")]
@@ -192,7 +192,7 @@ def test_python_that_lacks_a_module_is_an_error_without_another(bare_machine: Ba
 
 
 def test_installation_without_its_library_is_passed_over(bare_machine: BareMachine) -> None:
-    """A binary whose library is missing cannot start. The next Python is used."""
+    """A Python whose standard library is missing cannot start, and the next Python is used."""
     bad = make_installation(bare_machine.folder / "usr", without=("encodings",))
     alone = bare_machine.run(path=f"{bad.parent}:{bare_machine.places[1]}")
     good = bare_machine.add_link("python3.12", GOOD)

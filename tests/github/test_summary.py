@@ -1,4 +1,4 @@
-"""The job summary: its contents, and texts from outside that cannot change it."""
+"""The contents of the job summary. Texts from outside cannot change the summary's structure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resolution_of(
     expired: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> Resolution:
-    """Return a resolution at noon, of a token of 24 hours. ``version`` is its row's, None without Supabase."""
+    """Return a resolution at noon, with a token of 24 hours. ``version`` is the version of the token's row, or None."""
     end = NOON + left
     token = build_token(OPAQUE, expiries=[end], issued_at=end - 24 * HOUR, version=version)
     trace = tuple(TraceEntry(*each) for each in said)
@@ -71,7 +71,7 @@ FRESH = """\
 
 
 def test_a_fresh_token() -> None:
-    """One line has the time left, the source and the message; the times and each source's result are below it."""
+    """The line has the time left, the source and KIS's message. The times and each source's result are below it."""
     resolution = resolution_of(("supabase", "its token is fresh, 3 h 0 min left"), ("cache", "turned off"))
     assert describe_success(resolution, make_settings()) == FRESH
 
@@ -98,7 +98,7 @@ OUTAGE = """\
 
 
 def test_a_cached_token_during_an_outage() -> None:
-    """The warning follows the line and is not folded, and the next rotation is not known."""
+    """The warning is below the line and is not folded. During an outage, the next rotation is not known."""
     outage = StoreOutage("store-unreachable", "No answer")
     resolution = resolution_of(
         ("supabase", outage.brief),
@@ -132,7 +132,7 @@ ISSUED = """\
 
 
 def test_a_token_issued_now() -> None:
-    """A token issued now has its whole validity and is stored, so its rotation is known."""
+    """If a token was issued now, the summary shows its whole validity and the time of the next rotation."""
     resolution = resolution_of(
         ("supabase", "no token is stored"),
         ("cache", "there is no cache file"),
@@ -166,7 +166,7 @@ EXPIRED = """\
 
 
 def test_a_token_handed_out_past_its_end() -> None:
-    """With allow-expired, the line begins with the end, and a warning has the reason."""
+    """With allow-expired, the summary's line begins with the token's end, and a warning has the reason."""
     resolution = resolution_of(
         ("supabase", "its token has expired"),
         ("cache", "turned off"),
@@ -198,7 +198,7 @@ NOT_DUE = """\
 
 
 def test_a_rotation_that_has_nothing_to_do() -> None:
-    """The rotation's own result and the token's row have the same time."""
+    """The rotation's result and the row "next rotation" have the same time."""
     resolution = resolution_of(
         ("supabase", "its token is fresh, 20 h 0 min left"),
         ("cache", "turned off"),
@@ -226,7 +226,10 @@ Neither Supabase nor the cache has a valid token\\
 
 
 def test_a_check_that_finds_nothing() -> None:
-    """A fault's line has its code, with a hyperlink to its entry; its remedy is below, and the sources are folded."""
+    """A fault's line has its code, with a hyperlink to the code's entry.
+
+    The remedy is below the fault's line, and the sources are folded.
+    """
     error = IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
     trace = [TraceEntry("supabase", "no token is stored"), TraceEntry("cache", "its token has expired")]
     assert describe_failure([error], trace) == NOTHING_VALID
@@ -247,7 +250,7 @@ verify is neither true nor false\\
 
 
 def test_several_faults() -> None:
-    """Each fault has its line. Without requests there are no sources. Angle brackets of a remedy are visible."""
+    """Each fault has its own line. Without a request, no sources are listed. Angle brackets in a remedy are visible."""
     error = SettingsError(
         [
             ("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set"),
@@ -258,7 +261,7 @@ def test_several_faults() -> None:
 
 
 def test_github_keeps_every_tag() -> None:
-    """The HTML in a summary is of three elements without attributes, which GitHub does not remove."""
+    """A summary has only three HTML elements, without attributes, because GitHub does not remove these elements."""
     page = describe_success(resolution_of(("supabase", "x")), make_settings())
     assert set(re.findall(r"<[^>]*>", page)) == {
         f"<{end}{name}>" for name in ("details", "summary", "b") for end in ("", "/")
@@ -269,7 +272,7 @@ PASSES = "This may be temporary: a later run may succeed.\n"
 
 
 def test_temporary_failure_is_marked() -> None:
-    """An outage is marked as temporary, a refused key is not."""
+    """The summary marks an outage as temporary, and does not mark a refused key."""
     assert PASSES in describe_failure([StoreOutage("store-unreachable", "No answer")], ())
     assert PASSES not in describe_failure([IssuerRefused("EGW00103")], ())
     assert PASSES not in describe_failure([StoreOutage("store-unreachable", "x"), IssuerRefused("EGW00103")], ())
@@ -288,7 +291,7 @@ VALIDITIES = [
 
 @pytest.mark.parametrize(("left", "begin", "bar", "percent"), VALIDITIES, ids=str)
 def test_validity_is_a_figure_and_a_bar(left: timedelta, begin: str, bar: str, percent: int) -> None:
-    """The bar of a token that has not ended is never empty, and a wrong clock cannot lengthen it."""
+    """While a token has not ended, its bar is not empty. A wrong clock cannot lengthen the bar."""
     summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
     assert summary.splitlines()[0] == (
         f"<details><summary>{begin} · from Supabase · no message sent · kis {bar}</summary>"
@@ -297,7 +300,7 @@ def test_validity_is_a_figure_and_a_bar(left: timedelta, begin: str, bar: str, p
 
 
 def test_only_an_issue_for_a_real_account_sends_a_message() -> None:
-    """KIS messages the owner of a real account at each issue. A paper account and an earlier token send no message."""
+    """Only for a token that was issued now for a real account, the summary shows that KIS sends one message."""
     real, paper = make_settings(), make_settings(KIS_ENVIRONMENT="paper")
     issued = resolution_of(("oauth", "issued a token"), source="oauth", refreshed=True)
     again = resolution_of(("oauth", "gave an earlier token again"), source="oauth")
@@ -317,7 +320,7 @@ def test_name_of_a_slot_is_seen_as_it_is(name: str) -> None:
 
 
 def test_last_answer_of_a_source_counts() -> None:
-    """If Supabase was read twice, the token is from its last answer."""
+    """If Supabase was read twice, the summary uses the result of the last read."""
     found = resolution_of(("supabase", "its token has expired"), ("cache", "turned off"), ("supabase", "another has"))
     summary = describe_success(found, make_settings())
     assert "| supabase | its token has expired |\n" in summary
@@ -332,13 +335,13 @@ def test_summary_has_no_secret() -> None:
 
 
 def test_entries_are_those_of_the_action_that_is_used() -> None:
-    """The page of the entries is in the repository and release that README.md uses."""
+    """The hyperlinks to error entries lead to the repository and the release that README.md uses."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     used = set(re.findall(r"uses: ([\w-]+/kis-token-action)@(\S+)", readme))
     assert ENTRIES in {f"https://github.com/{name}/blob/{tag}/docs/troubleshooting.md" for name, tag in used}
 
 
-#: Pieces that make markup, hyperlinks, mentions or rows, alone or together.
+#: Pieces that become markup, hyperlinks, mentions or rows, alone or together.
 PIECES = (
     *"|`*_~[]()<>!&#@:$\\-+=.1ab \n\r\t",
     *("\u200b", "\u202e", "\u2028", "\ud800", "\x00", "한글", "~~", "```", "**", "<!--", "-->", "www", "gh-", "\n\n"),
@@ -349,17 +352,17 @@ PIECES = (
 )
 HOSTILE = st.lists(st.sampled_from(PIECES) | st.characters(), max_size=12).map("".join)
 
-#: Texts of which GitHub makes a hyperlink, a mention or a picture, without any markup.
+#: Texts without markup that GitHub turns into a hyperlink, a mention or a picture.
 LINKED = re.compile(r"@\w|#\d|(?<![^\W_])www\.|://|:[a-z+_-][\w+-]*:|(?<![^\W_])gh-\d|mailto:\w|xmpp:\w", re.IGNORECASE)
 
 
 def elements(markdown: str) -> list[Element]:
-    """Return the elements that GitHub makes of a text, in one list."""
+    """Return a list of all elements into which GitHub parses a text."""
     return [inner for block in GITHUB.parse(markdown) for inner in (block, *(block.children or ()))]
 
 
 def structure_of(markdown: str) -> list[str]:
-    """Return the kinds of a text's elements."""
+    """Return the types of all elements of a text."""
     return [element.type for element in elements(markdown)]
 
 
@@ -374,7 +377,7 @@ def seen(text: str) -> str:
 
 
 def pages_with(text: str) -> tuple[str, str]:
-    """Return both summaries, with ``text`` in every place that takes text from outside."""
+    """Return the summaries of a success and of a failure, with ``text`` in every place that shows foreign text."""
     trace = (TraceEntry("supabase", f"x {text}"), TraceEntry("cache", f"{text} x"))
     found = resolution_of(*((entry.source, entry.text) for entry in trace), warnings=(f"x {text}", f"{text} x"))
     faults = [KisTokenError("wait-too-long", f"x {text}"), KisTokenError("kis-unreachable", f"{text} x")]
@@ -394,13 +397,13 @@ def check(text: str) -> None:
 
 @pytest.mark.parametrize("piece", [ascii(piece) for piece in PIECES])
 def test_piece_of_markup_is_seen_as_it_is(piece: str) -> None:
-    """Each piece by itself becomes no row, hyperlink, picture or tag."""
+    """A single piece of markup is shown literally: no row, hyperlink, picture or tag appears."""
     check(ast.literal_eval(piece))
 
 
 @given(HOSTILE)
 def test_text_of_others_is_seen_as_it_is(text: str) -> None:
-    """Any name of a machine is shown literally. GitHub finds no person, issue or address in it."""
+    """Any foreign text is shown literally. GitHub finds no person, issue or address in the text."""
     check(text)
 
 
@@ -411,7 +414,7 @@ def test_money_is_no_formula() -> None:
 
 @given(HOSTILE)
 def test_text_can_be_written(text: str) -> None:
-    """Half a surrogate pair and line breaks are removed from a line of the file."""
+    """An unpaired surrogate and line breaks are removed, so that the text can be written as one line."""
     line = plain(text)
     assert len(line.splitlines()) <= 1
     assert line.encode().decode() == line
@@ -427,7 +430,10 @@ def test_pieces_would_be_markup() -> None:
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_every_code_leads_to_its_entry(code: str) -> None:
-    """The hyperlinks' anchor is a heading of the page in both languages. Angle brackets of the remedy are visible."""
+    """Each code's hyperlinks lead to a heading of the page in both languages.
+
+    Angle brackets in a remedy are visible.
+    """
     page = describe_failure([KisTokenError(code, "x")], ())
     entries = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     links = [element.attrs["href"] for element in elements(page) if element.type == "link_open"]
@@ -438,21 +444,21 @@ def test_every_code_leads_to_its_entry(code: str) -> None:
 
 
 def test_words_are_left_whole() -> None:
-    """No escape is inside a word, so GitHub's mask would still find a secret."""
+    """No escape is inside a word, so GitHub's masks still find a secret."""
     for word in (SERVICE_KEY, APP_KEY.key, APP_KEY.secret, "a-b.c_d+e/f==", "wgh-1", "awww.b"):
         is_unchanged = word in plain(f"x {word} *")
         assert is_unchanged, "a secret would not be masked"
 
 
 def test_long_text_is_cut_off() -> None:
-    """A text is cut after LONGEST_TEXT characters."""
+    """A text in the summary is cut after LONGEST_TEXT characters."""
     assert plain("x" * LONGEST_TEXT) == "x" * LONGEST_TEXT
     assert plain("x" * (LONGEST_TEXT + 1)) == "x" * LONGEST_TEXT + "…"
 
 
 @pytest.mark.parametrize("letter", ["&", "@", "🀀"])
 def test_summary_stays_below_the_limit(letter: str) -> None:
-    """Many long texts, of the longest escaped characters, stay below the size at which GitHub drops a summary."""
+    """A summary of many long texts stays below GitHub's limit, even if every character needs the longest escape."""
     text = letter * 10 * LONGEST_TEXT
     trace = tuple(TraceEntry("supabase", text) for _ in range(10))
     found = resolution_of(*((entry.source, text) for entry in trace), warnings=(text,) * 10)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCREEN, TELEPHONE = 1012, 390
 #: The frames of a page: each width in each theme.
 VIEWS = [(width, dark) for width in (SCREEN, TELEPHONE) for dark in (False, True)]
-#: WCAG's least contrast of normal text.
+#: The minimum contrast of normal text in WCAG.
 READABLE = 4.5
 #: The height of one line of text in pixels.
 LINE = 24.0
@@ -73,7 +73,7 @@ def failure() -> str:
 
 @pytest.fixture(scope="module")
 def seen(child_processes: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001 - declares it
-    """The measures of each page in each view, by the page's name, width and theme."""
+    """The measured properties of each page in each view, by page name, width and theme."""
     if find_browser() is None:
         pytest.skip("this machine has no Chrome and no Chromium")
     pages = {"jobs": "\n".join(ten_jobs()), "failure": failure()}
@@ -88,7 +88,10 @@ def seen(child_processes: None, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_ten_jobs_are_ten_lines(seen: dict[str, Any], dark: bool) -> None:  # noqa: FBT001 - a case
-    """On a screen each job is one line, with its tables folded. The page of ten jobs fits into half of a window."""
+    """On a screen, the summary of each job is one line, and the tables of a job are folded.
+
+    The page of ten jobs fits into half of a window.
+    """
     page = seen[f"jobs {SCREEN} {dark}"]
     assert len(page["jobs"]) == 10
     for job in page["jobs"]:
@@ -99,7 +102,7 @@ def test_ten_jobs_are_ten_lines(seen: dict[str, Any], dark: bool) -> None:  # no
 @pytest.mark.parametrize(("width", "dark"), VIEWS)
 @pytest.mark.parametrize("name", ["jobs", "opened", "failure"])
 def test_page_is_readable(seen: dict[str, Any], name: str, width: int, dark: bool) -> None:  # noqa: FBT001 - a case
-    """No page is wider than its window, also with long texts, and each text stands out from its background."""
+    """Even with long texts, no page is wider than its window. Each text has enough contrast to its background."""
     page = seen[f"{name} {width} {dark}"]
     assert not page["overflows"]
     assert min(page["contrasts"]) >= READABLE
@@ -107,16 +110,16 @@ def test_page_is_readable(seen: dict[str, Any], name: str, width: int, dark: boo
 
 @pytest.mark.parametrize(("width", "dark"), VIEWS)
 def test_bars_can_be_compared(seen: dict[str, Any], width: int, dark: bool) -> None:  # noqa: FBT001 - a case
-    """Each bar is on one line, and the bars of ten jobs have one width whatever their share."""
+    """Each bar is on one line. The bars of ten jobs have the same width, whatever validity the tokens have left."""
     bars = [job["bar"] for job in seen[f"jobs {width} {dark}"]["jobs"]]
     widths = [bar[0] for bar in bars]
     assert [len(bar) for bar in bars] == [1] * 10
-    assert max(widths) - min(widths) <= 0.1 * max(widths)  # the two characters may be of different fonts
+    assert max(widths) - min(widths) <= 0.1 * max(widths)  # the bar's two characters may come from different fonts
     assert 60 <= max(widths) <= 200
 
 
 def test_bar_does_not_look_like_redacted_text(seen: dict[str, Any]) -> None:
-    """A full bar is a thin line, which leaves three quarters of its place free; blocks, as they hide texts, fill it."""
+    """A full bar covers at most 25 % of its area. Block characters cover more than 60 %, like redacted text."""
     full, blocks = (seen[name]["jobs"][0]["ink"] for name in (f"jobs {SCREEN} False", f"blocks {SCREEN} False"))
     assert 0.02 <= full <= 0.25
     assert blocks > 0.6
@@ -131,7 +134,7 @@ def test_line_opens_to_the_tables(seen: dict[str, Any], width: int) -> None:
 
 @pytest.mark.parametrize("width", [SCREEN, TELEPHONE])
 def test_nothing_to_act_upon_is_folded(seen: dict[str, Any], width: int) -> None:
-    """Warnings, errors and remedies are seen without a click; each source's result needs one."""
+    """Warnings, errors and remedies are visible without a click. Each source's result is folded."""
     assert WARNING in seen[f"jobs {width} False"]["visible"]
     page = seen[f"failure {width} False"]
     for text in (WARNING, "missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set", "no-valid-token"):

@@ -1,4 +1,4 @@
-"""GitHub's files and commands: both writers give the same text, and no text becomes a command."""
+"""GitHub's files and commands: both implementations of Workflow write the same text, and no text becomes a command."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ def runner_files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A step's files, also in the environment."""
+    """The files of a step, with the environment variables that name them."""
     made = runner_files(tmp_path)
     for name, path in made.items():
         monkeypatch.setenv(name, path)
-    monkeypatch.setenv("KIS_TEST_VARIABLE", "")  # the toolkit sets variables in this process too
+    monkeypatch.setenv("KIS_TEST_VARIABLE", "")  # the toolkit also sets exported variables in this process
     return made
 
 
 @pytest.fixture(params=["file", "toolkit"])
 def workflow(request: pytest.FixtureRequest, files: dict[str, str]) -> Workflow:
-    """Each of the two writers."""
+    """Each of the two implementations of Workflow."""
     return FileWorkflow(files) if request.param == "file" else ToolkitWorkflow()
 
 
 def without_delimiters(text: str) -> str:
-    """Return a file's text with all random delimiters replaced by one text."""
+    """Return a file's text with every random delimiter replaced by ``DELIMITER``."""
     return re.sub(r"ghadelimiter_[0-9a-f-]{32,36}", "DELIMITER", text)
 
 
@@ -105,7 +105,7 @@ def pairs_of(path: str) -> dict[str, str]:
 
 @pytest.mark.usefixtures("child_processes")
 def test_both_writers_say_the_same(tmp_path: Path) -> None:
-    """The fast path's writer and the toolkit's write the same files and commands, except for the delimiter."""
+    """FileWorkflow and ToolkitWorkflow write the same files and commands, except for the delimiters."""
     said = []
     for name in ("file", "toolkit"):
         files = runner_files(tmp_path / name)
@@ -127,14 +127,14 @@ def test_both_writers_say_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("files")
 def test_each_line_of_a_secret_is_masked(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each line of a secret has its own mask, and empty lines have no mask: it would hide everything."""
+    """Each line of a secret has its own mask. Empty lines have no mask, because an empty mask would hide everything."""
     workflow.mask("first-line\nsecond%line\n\n \r\n")
     assert capsys.readouterr().out.splitlines() == ["::add-mask::first-line", "::add-mask::second%25line"]
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_mask_is_out_before_it_returns(tmp_path: Path) -> None:
-    """A mask is flushed: the runner reads it even if the process ends right after."""
+    """A mask is flushed: the runner reads it even if the process ends right after the mask."""
     for name in ("file", "toolkit"):
         code = f"{CALL_BOTH}\nos._exit(0)"
         done = subprocess.run(
@@ -150,7 +150,7 @@ def test_mask_is_out_before_it_returns(tmp_path: Path) -> None:
 
 
 def test_values_arrive_as_they_were(workflow: Workflow, files: dict[str, str]) -> None:
-    """Outputs and variables keep line breaks, percent signs and other scripts."""
+    """Outputs and variables keep line breaks, percent signs and Korean letters."""
     workflow.output("nasty", NASTY.replace("\r", ""))
     workflow.output("empty", "")
     workflow.export("KIS_TEST_VARIABLE", "a\nb")
@@ -190,7 +190,7 @@ COMMANDS += ["##[add-mask]e", "a\r::error::b", "a\u2028::error::b", "\u3000::err
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("text", COMMANDS, ids=repr)
 def test_log_line_is_never_a_command(workflow: Workflow, capsys: pytest.CaptureFixture[str], text: str) -> None:
-    """A log line has no command: the runner would find one after blanks, and an older form anywhere."""
+    """A log line contains no command. The runner would accept ``::`` after blanks, and ``##[`` anywhere."""
     workflow.info(text)
     shown = capsys.readouterr().out
     assert shown
@@ -207,14 +207,14 @@ def test_log_line_stays_as_it_is(workflow: Workflow, capsys: pytest.CaptureFixtu
 
 
 def test_summary_is_added_to(workflow: Workflow, files: dict[str, str]) -> None:
-    """Earlier text of the summary stays."""
+    """A new text is added to the summary, and earlier text stays."""
     workflow.summarize("first")
     workflow.summarize("second")
     assert Path(files["GITHUB_STEP_SUMMARY"]).read_text().split() == ["first", "second"]
 
 
 def test_no_summary_is_no_error(workflow: Workflow, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runner without summaries gets no summary and no error."""
+    """If the runner has no file for summaries, no summary is written and no error is raised."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
     del files["GITHUB_STEP_SUMMARY"]
     workflow.summarize("text")
@@ -222,7 +222,7 @@ def test_no_summary_is_no_error(workflow: Workflow, files: dict[str, str], monke
 
 @pytest.mark.parametrize("place", ["none", "a folder", "unset", "empty"])
 def test_output_without_a_file_is_a_fault_of_the_machine(tmp_path: Path, place: str) -> None:
-    """Outside of a step, an output is one clear error, and no file is made."""
+    """If GITHUB_OUTPUT names no file, an output is one clear error, and no file is made."""
     paths = {"none": {"GITHUB_OUTPUT": str(tmp_path / "x")}, "a folder": {"GITHUB_OUTPUT": str(tmp_path)}}
     env = paths.get(place, {"GITHUB_OUTPUT": ""} if place == "empty" else {})
     with pytest.raises(EnvironmentFault) as caught:
@@ -233,14 +233,14 @@ def test_output_without_a_file_is_a_fault_of_the_machine(tmp_path: Path, place: 
 
 
 def test_file_that_can_be_written_is_required_and_enough(files: dict[str, str]) -> None:
-    """The check of a writable file passes and changes nothing."""
+    """If the file can be written, ``require_file`` returns and does not change the file."""
     require_file(files, "GITHUB_OUTPUT")
     assert Path(files["GITHUB_OUTPUT"]).read_text() == ""
 
 
 @given(st.text())
 def test_escaped_text_is_one_line_and_can_be_read_back(text: str) -> None:
-    """Percent signs and line breaks are escaped, and the runner's reading restores the text."""
+    """Percent signs and line breaks are escaped, and the runner restores the original text."""
     escaped = escape(text)
     assert "\n" not in escaped
     assert "\r" not in escaped

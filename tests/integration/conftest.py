@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def bare(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    """A project without tables, which the tests of a module use one after the other."""
+    """A project without tables, which is shared by the tests of a module."""
     dsn = postgres.create_database()
     with Database(prepare_database(dsn)) as database:
         yield database
@@ -37,7 +37,7 @@ def anon(migrated: Database) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
 
 @pytest.fixture
 def job(database: Database, github: GitHubIssuer, anon: psycopg.Connection[tuple[Any, ...]]) -> Job:
-    """A job that is listed with the access issue; the slot has keys."""
+    """A job that is listed with the access ``issue`` for a slot with keys."""
     database.put_keys()
     trust(database, github, access="issue")
     return Job(anon, github)

@@ -1,4 +1,4 @@
-"""Tables that other programs have made, and the files of sql/ on them."""
+"""Tables that other programs have made, and functions that run the files of sql/ on such tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY, SECRET, DEVELOPMENT_KEY = (
     "c2VjcmV0+/=",
     "PVz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3",
 )
-#: The columns of the guide's table. A test replaces some of them.
+#: The columns of the table in the guide. A test replaces some of the columns.
 COLUMNS = {
     "id": "bigserial primary key",
     "service_name": "text not null",
@@ -31,11 +31,11 @@ COLUMNS = {
 
 
 def insert(*rows: str, **more: str) -> str:
-    """Return SQL that inserts ``rows`` (type and value, as SQL) into the slot kis, each with the columns ``more``."""
+    """Return SQL that inserts ``rows`` (type and value, as SQL), each with the columns ``more``, into the slot kis."""
     columns = ", ".join(["service_name", "credential_type", "credential_value", *more])
     tails = "".join(f", {value}" for value in more.values())
     values = ", ".join(f"('kis', {row}{tails})" for row in rows)
-    return f"insert into api_credentials ({columns}) values {values}"  # noqa: S608 - built from this file's own strings
+    return f"insert into api_credentials ({columns}) values {values}"  # noqa: S608 - only strings of the tests
 
 
 PAIR = (f"'app_key', '{KEY}'", f"'app_secret', '{SECRET}'")
@@ -48,7 +48,7 @@ def token(expires_at: str) -> str:
 
 
 def table(*constraints: str, without: tuple[str, ...] = (), **columns: str) -> str:
-    """Return the DDL of the guide's table. ``columns`` replace its columns, and the columns ``without`` are omitted."""
+    """Return the DDL of the guide's table, with the types in ``columns`` and without the columns in ``without``."""
     wanted = {name: kind for name, kind in {**COLUMNS, **columns}.items() if name not in without}
     return f"create table api_credentials ({', '.join([*(f'{n} {k}' for n, k in wanted.items()), *constraints])})"
 
@@ -73,7 +73,7 @@ def migrate(database: Database) -> None:
 
 
 def refusal(database: Database) -> str:
-    """Run the files of sql/, which must stop and change nothing. Return the message."""
+    """Run the files of sql/, check that they stop and change nothing, and return the message. Return the message."""
     before = database.owner.execute("select to_jsonb(c) as row from api_credentials c order by c::text").fetchall()
     with pytest.raises(psycopg.Error) as caught:
         apply_migrations(database.project.owner, migrations_folder())
@@ -88,7 +88,7 @@ def refusal(database: Database) -> str:
 
 
 def values(database: Database) -> dict[tuple[str, str], Any]:
-    """The stored values by service and type."""
+    """Return the stored values by service and type."""
     rows = database.owner.execute("select service_name, credential_type, credential_value from api_credentials")
     return {(row["service_name"], row["credential_type"]): row["credential_value"] for row in rows}
 

@@ -1,4 +1,4 @@
--- Tables and functions as version 1.0.0 made them, without their comments: what a project has before it runs sql/ anew.
+-- The tables and functions of version 1.0.0, without comments, which an older project has before the current files run.
 
 begin;
 create table if not exists public.api_credentials (

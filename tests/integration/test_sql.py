@@ -1,4 +1,4 @@
-"""The migrations: they run on each kind of project, run again, and make the same tables."""
+"""The migrations run on each kind of project, can be run again, and always make the same tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CREATE INDEX idx_api_cred_expires
     ON api_credentials(expires_at);
 """
 
-#: Rows as real tables have them: naive times, nulls in place of the guide's defaults, broken JSON, other services.
+#: Rows of real tables: times without an offset, null in place of a default, broken JSON, and other services.
 GUIDE_ROWS = """
 insert into api_credentials
     (service_name, credential_type, credential_value, expires_at, is_active, environment, updated_at, created_at)
@@ -73,12 +73,12 @@ Connection = psycopg.Connection[dict[str, Any]]
 
 
 def connect(dsn: str) -> Connection:
-    """A connection whose rows are mappings and whose times are UTC."""
+    """A connection that returns rows as mappings and times in UTC."""
     return psycopg.connect(dsn, autocommit=True, row_factory=dict_row, options="-c TimeZone=UTC")
 
 
 def shape_of(dsn: str) -> dict[str, list[str]]:
-    """Return all objects of the schema public, without privileges."""
+    """Return all objects of the schema public, but not their privileges."""
     with connect(dsn) as connection:
         return {
             name: sorted(str(tuple(row.values())) for row in connection.execute(query))
@@ -87,17 +87,17 @@ def shape_of(dsn: str) -> dict[str, list[str]]:
 
 
 def empty_project(postgres: EmbeddedPostgres) -> str:
-    """A project of today."""
+    """A new project with Supabase's current default privileges."""
     return prepare_database(postgres.create_database()).owner
 
 
 def legacy_project(postgres: EmbeddedPostgres) -> str:
-    """A project whose new tables and functions belong to all three roles."""
+    """A project that by default grants new tables and functions to all three roles."""
     return prepare_database(postgres.create_database(), legacy_grants=True).owner
 
 
 def guides_project(postgres: EmbeddedPostgres) -> str:
-    """A project with the guide's table, filled."""
+    """A project in which the guide's table has rows."""
     owner = empty_project(postgres)
     with connect(owner) as connection:
         connection.execute(GUIDE)
@@ -107,7 +107,7 @@ def guides_project(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture(scope="module")
 def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 - this fixture starts processes
-    """A plain PostgreSQL, unlike Supabase: it only has the three roles, without attributes."""
+    """A plain PostgreSQL server that has Supabase's three roles without attributes, and nothing else of Supabase."""
     with EmbeddedPostgres(max_connections=10) as server:
         with psycopg.connect(server.dsn) as connection:
             connection.execute("create role anon; create role authenticated; create role service_role")
@@ -118,7 +118,7 @@ def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 
 def test_migrations_lead_to_one_shape(
     postgres: EmbeddedPostgres, database: Database, make_project: Callable[[EmbeddedPostgres], str]
 ) -> None:
-    """On each kind of project, two runs of the files lead to the same tables and functions."""
+    """On each kind of project, two runs of the files of sql/ lead to the same tables and functions."""
     owner = make_project(postgres)
 
     apply_migrations(owner, migrations_folder())
@@ -129,7 +129,7 @@ def test_migrations_lead_to_one_shape(
 
 
 def test_migrations_run_on_a_plain_postgresql(plain: EmbeddedPostgres, database: Database) -> None:
-    """The files run on a PostgreSQL that only has the three roles, and lead to the same shape."""
+    """On a PostgreSQL that has only the three roles, the files of sql/ lead to the same tables and functions."""
     dsn = plain.create_database()
 
     apply_migrations(dsn, migrations_folder())
@@ -139,7 +139,7 @@ def test_migrations_run_on_a_plain_postgresql(plain: EmbeddedPostgres, database:
 
 
 def test_service_role_works_without_bypassing_row_level_security(plain: EmbeddedPostgres) -> None:
-    """If service_role does not bypass row level security, a policy still lets it use the table."""
+    """If service_role does not bypass row level security, a policy still lets service_role use the table."""
     dsn = plain.create_database()
     apply_migrations(dsn, migrations_folder())
     with connect(dsn) as connection:
@@ -154,7 +154,7 @@ def test_service_role_works_without_bypassing_row_level_security(plain: Embedded
 
 
 def test_migrations_need_no_superuser(database: Database) -> None:
-    """As on Supabase, the owner that ran the files is no superuser, and owns all tables that they made."""
+    """The owner runs the files without superuser rights, as on Supabase, and owns all tables that the files make."""
     owners = database.owner.execute(
         "select distinct r.rolname, r.rolsuper from pg_roles r join pg_class c on c.relowner = r.oid"
         " where c.relname = any (%s)",
@@ -165,7 +165,7 @@ def test_migrations_need_no_superuser(database: Database) -> None:
 
 
 def test_stored_rows_only_get_a_version(postgres: EmbeddedPostgres) -> None:
-    """On the guide's table no stored value changes. Each row gets a version of its own, which a second run keeps."""
+    """On the guide's table, the files change no stored value. Each row gets a version, which a second run keeps."""
     owner = guides_project(postgres)
     query = "select to_jsonb(c) as row from api_credentials c order by id"
     with connect(owner) as connection:
@@ -181,7 +181,7 @@ def test_stored_rows_only_get_a_version(postgres: EmbeddedPostgres) -> None:
 
 
 def test_guides_rows_can_be_written_afterwards(postgres: EmbeddedPostgres) -> None:
-    """After the migrations a write of one of the guide's rows sets a new version and the database's time."""
+    """After the migrations, an update of a row from the guide's table sets a new version and the database's time."""
     owner = guides_project(postgres)
     apply_migrations(owner, migrations_folder())
     with connect(owner) as connection:
@@ -195,7 +195,7 @@ def test_guides_rows_can_be_written_afterwards(postgres: EmbeddedPostgres) -> No
 
 
 def test_columns_and_indexes_are_the_guides(database: Database) -> None:
-    """The table has the guide's columns and indexes, and a version; one row for each service and type."""
+    """The table has the guide's columns and indexes, a column version, and a unique index on service and type."""
     columns = database.owner.execute(
         "select column_name, data_type from information_schema.columns"
         " where table_name = 'api_credentials' order by ordinal_position"
@@ -250,7 +250,7 @@ def test_a_row_with_defaults_is_active_and_of_production(database: Database) -> 
 
 
 def test_one_row_for_each_service_and_type(database: Database) -> None:
-    """A second row of the same service and type is refused."""
+    """A second row with the same service and type raises UniqueViolation."""
     database.put("app_key", "PSa1")
     with pytest.raises(psycopg.errors.UniqueViolation):
         database.service.execute(
@@ -263,7 +263,7 @@ UNCONSTRAINED = GUIDE.replace(",\n\n    UNIQUE(service_name, credential_type)", 
 
 
 def unique_indexes(database: Database) -> list[str]:
-    """Return the unique indexes of api_credentials, without that of the primary key."""
+    """Return the unique indexes of api_credentials except the primary key's index."""
     rows = database.owner.execute(
         "select indexdef from pg_indexes"
         " where tablename = 'api_credentials' and indexdef ~ 'UNIQUE' and indexdef !~ 'pkey'"
@@ -272,7 +272,10 @@ def unique_indexes(database: Database) -> list[str]:
 
 
 def test_table_that_lacks_the_constraint_gets_it(postgres: EmbeddedPostgres) -> None:
-    """A table without the constraint gets the index that all writes rely on, once. The guide's table keeps its own."""
+    """If a table lacks the unique constraint, the files add one unique index, because all writes need it.
+
+    The guide's table keeps its own constraint.
+    """
     for ddl in (UNCONSTRAINED, GUIDE, ""):
         project = prepare_database(postgres.create_database())
         with psycopg.connect(project.owner) as connection:
@@ -285,7 +288,7 @@ def test_table_that_lacks_the_constraint_gets_it(postgres: EmbeddedPostgres) -> 
 
 
 def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> None:
-    """If a credential has two rows, the migration stops, names it, and changes nothing: the owner decides."""
+    """If a credential has two rows, the migration stops without a change and names the credential."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(UNCONSTRAINED.encode())
@@ -318,7 +321,7 @@ def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> 
     ],
 )
 def test_version_follows_what_matters(database: Database, change: str, matters: bool) -> None:  # noqa: FBT001 - a table
-    """Version and updated_at change only with value, expiry or is_active. The client's own values are ignored."""
+    """The columns version and updated_at change only with value, expires_at or is_active, whatever a client sends."""
     database.put_token(make_token())
     before = database.row()
 
@@ -330,7 +333,7 @@ def test_version_follows_what_matters(database: Database, change: str, matters: 
 
 
 def test_clients_do_not_choose_version_and_time(database: Database) -> None:
-    """If an insert or an update sends a version or a time, the database ignores both and sets its own."""
+    """If a client sends a version or an updated_at, the database ignores the sent value and sets its own value."""
     database.service.execute(
         "insert into api_credentials (service_name, credential_type, credential_value, version, updated_at)"
         " values ('kis', 'access_token', '{}', 1, '2001-01-01')"
@@ -347,7 +350,7 @@ def test_clients_do_not_choose_version_and_time(database: Database) -> None:
 
 
 def test_a_row_made_again_is_another_version(database: Database) -> None:
-    """If a row is deleted and stored again with the same content, it gets a version that it never had before."""
+    """If a row is deleted and stored again with the same content, the new row gets a new version."""
     token = make_token()
     seen = set()
     for _ in range(3):

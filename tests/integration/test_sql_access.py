@@ -1,4 +1,4 @@
-"""The privileges: only service_role and read-only keys have access, each only to what it needs."""
+"""The privileges: service_role and read-only keys have only the access that they need, and no other role has access."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PUBLIC_FUNCTIONS = {
     "credential_schema_version",
     "credential_callers_status",
 }
-#: The functions that check an ID token themselves. They are all that a caller with the public key may call.
+#: The functions that check an ID token. With the public key, a caller may call only these functions.
 KEYLESS_FUNCTIONS = {"keyless_read", "keyless_begin", "keyless_commit", "keyless_abort"}
 READER = "kis_token_reader"
-#: The columns of the tokens' rows that a reader may see.
+#: The columns that a read-only key may read in the rows of tokens.
 READABLE = ("service_name", "credential_type", "credential_value", "expires_at", "is_active", "version")
 
 TABLE_RIGHTS = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
@@ -59,14 +59,14 @@ from pg_proc where pronamespace = 'public'::regnamespace order by 1
 
 @pytest.fixture
 def superuser(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection[Any]]:
-    """A superuser's connection. It may change roles, which belong to the whole server."""
+    """A superuser's connection, which may change roles of the whole server."""
     with psycopg.connect(postgres.create_database(), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["today", "legacy"])
 def project(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A migrated project: once as new projects are, once with the default privileges of older projects."""
+    """Two migrated projects: one with the default privileges of new projects, one with those of older projects."""
     project = prepare_database(postgres.create_database(), legacy_grants=request.param)
     apply_migrations(project.owner, migrations_folder())
     with Database(project) as database:
@@ -80,7 +80,7 @@ def may(database: Database, role: str, kind: str, name: str, right: str) -> bool
 
 
 def everything(database: Database) -> list[tuple[str, str, str]]:
-    """Return each possible privilege on the objects of the migrations, as kind, name and right."""
+    """Return each possible privilege on the migrations' objects, as a tuple of kind, name and right."""
     tables = [row["name"] for row in database.owner.execute(_TABLES)]
     sequences = [row["name"] for row in database.owner.execute(_SEQUENCES)]
     functions = [row["signature"] for row in database.owner.execute(_FUNCTIONS)]
@@ -93,7 +93,7 @@ def everything(database: Database) -> list[tuple[str, str, str]]:
 
 
 def attempts(database: Database, *, besides: Collection[str] = ()) -> list[sql.Composed]:
-    """A statement for each thing one could try, besides calls of the functions with these names."""
+    """Return a statement for each possible read, write and call, except calls of the functions ``besides``."""
     statements = []
     for row in database.owner.execute(_TABLES):
         table = sql.Identifier(row["name"])
@@ -110,7 +110,7 @@ def attempts(database: Database, *, besides: Collection[str] = ()) -> list[sql.C
             sql.SQL("select * from {}").format(sql.Identifier(row["name"])),
         ]
     for row in database.owner.execute(_FUNCTIONS):
-        if row["is_trigger"] or row["name"] in besides:  # nobody can call a trigger
+        if row["is_trigger"] or row["name"] in besides:  # no caller can call a trigger function
             continue
         arguments = sql.SQL(", ").join(sql.SQL("null::" + kind) for kind in row["types"])
         statements.append(sql.SQL("select public.{}({})").format(sql.Identifier(row["name"]), arguments))
@@ -118,7 +118,7 @@ def attempts(database: Database, *, besides: Collection[str] = ()) -> list[sql.C
 
 
 def was_refused(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.Composed) -> bool:
-    """Whether the role lacked the privilege. False for any other result, also for another error."""
+    """Whether the statement failed because the role lacks a privilege; False also for any other error."""
     try:
         connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege:
@@ -129,7 +129,7 @@ def was_refused(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.
 
 
 def error_of(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.Composed) -> str | None:
-    """The SQLSTATE with which a statement ends; None without an error."""
+    """The SQLSTATE of the error that a statement raises; None if it raises no error."""
     try:
         connection.execute(statement)
     except psycopg.Error as error:
@@ -147,7 +147,7 @@ def test_what_the_migrations_made(project: Database) -> None:
 
 @pytest.mark.parametrize("role", STRANGERS)
 def test_strangers_have_no_privilege(project: Database, role: str) -> None:
-    """Strangers, anon and authenticated, may call the keyless functions. They have no privilege on anything else."""
+    """The strangers (anon and authenticated) may call the keyless functions, and have no other privilege."""
     held = [what for what in everything(project) if may(project, role, *what)]
 
     assert {(kind, name.partition("(")[0], right) for kind, name, right in held} == {
@@ -158,7 +158,7 @@ def test_strangers_have_no_privilege(project: Database, role: str) -> None:
 
 @pytest.mark.parametrize("role", STRANGERS)
 def test_strangers_are_refused_whatever_they_try(project: Database, role: str) -> None:
-    """Each read, write and call they try ends with 42501; a keyless function without an ID token ends with KTA01."""
+    """Each read, write or call by a stranger raises 42501. A keyless function without an ID token raises KTA01."""
     tried = attempts(project, besides=KEYLESS_FUNCTIONS)
     with project.connect_as(role) as connection:
         allowed = [statement.as_string() for statement in tried if not was_refused(connection, statement)]
@@ -169,7 +169,7 @@ def test_strangers_are_refused_whatever_they_try(project: Database, role: str) -
 
 
 def test_service_role_uses_the_table_and_the_functions(project: Database) -> None:
-    """service_role may read and write api_credentials, and call the functions that are made for it."""
+    """service_role may read and write api_credentials, and call the public functions."""
     wanted = {("table", "api_credentials", right) for right in ("select", "insert", "update", "delete")} | {
         ("function", row["signature"], "execute")
         for row in project.owner.execute(_FUNCTIONS)
@@ -202,7 +202,7 @@ def test_service_role_is_refused_at_leases_and_log(project: Database, table: str
 @pytest.mark.parametrize("table", ["credential_callers", "credential_issuer_keys", "credential_attempts"])
 @pytest.mark.parametrize("role", ["service_role", READER])
 def test_only_the_owner_writes_callers_and_keys(project: Database, table: str, role: str) -> None:
-    """Neither the service key nor the read-only key can read or write the list of callers and the issuers' keys."""
+    """The service key and the read-only key cannot read or write the list of callers and the issuers' keys."""
     rights = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
     tried = [statement for statement in attempts(project) if f'"{table}"' in statement.as_string()]
     with project.connect_as(role) as connection:
@@ -213,7 +213,7 @@ def test_only_the_owner_writes_callers_and_keys(project: Database, table: str, r
 
 
 def test_row_level_security_is_on_everywhere(project: Database) -> None:
-    """Each table has row level security, so an accidental grant shows no row."""
+    """Each table has row level security, so that a role with an accidental grant sees no row."""
     assert {row["name"]: row["relrowsecurity"] for row in project.owner.execute(_TABLES)} == {
         "api_credentials": True,
         "credential_attempts": True,
@@ -235,9 +235,9 @@ def test_an_accidental_grant_shows_nothing(project: Database) -> None:
 
 
 def test_functions_find_nothing_by_search_path(project: Database) -> None:
-    """Every function has a fixed search_path, so no caller can replace a table, an operator or a type that it uses.
+    """Every function has a fixed search_path, so that no caller can replace a table, an operator or a type.
 
-    With an empty one PostgreSQL looks for types in the caller's temporary schema first.
+    With an empty search_path, PostgreSQL would look for types in the caller's temporary schema first.
     """
     settings = {row["name"]: row["proconfig"] or () for row in project.owner.execute(_FUNCTIONS)}
 
@@ -247,7 +247,7 @@ def test_functions_find_nothing_by_search_path(project: Database) -> None:
 
 @pytest.mark.parametrize("kind", ["text", "jsonb", "bytea", "timestamptz"])
 def test_types_of_the_caller_are_not_used(project: Database, kind: str) -> None:
-    """A temporary type with a built-in name has no effect: its check would run with the owner's rights."""
+    """A function never uses a caller's temporary type, because the type's check would run with the owner's rights."""
     spy = sql.SQL("""
         create function pg_temp.spy(pg_catalog.{kind}) returns pg_catalog.bool language plpgsql as $$
         begin raise exception 'the check runs as %', current_user using errcode = 'KTSPY'; end $$;
@@ -266,14 +266,14 @@ def test_types_of_the_caller_are_not_used(project: Database, kind: str) -> None:
 
 
 def test_only_the_public_functions_run_as_their_owner(project: Database) -> None:
-    """SECURITY DEFINER is on the functions that service_role calls and on the keyless ones, and on no other."""
+    """Only the functions for service_role and the keyless functions are SECURITY DEFINER."""
     definers = {row["name"] for row in project.owner.execute(_FUNCTIONS) if row["prosecdef"]}
 
     assert definers == PUBLIC_FUNCTIONS | KEYLESS_FUNCTIONS
 
 
 def test_every_table_has_a_policy(project: Database) -> None:
-    """Each table has a policy. The policy names the role with access, or denies access to all roles."""
+    """Each table has a policy, which gives one role access or denies access to all roles."""
     policies = project.owner.execute(
         "select tablename, roles::text[] as roles, qual, permissive, cmd from pg_policies where schemaname = 'public'"
     ).fetchall()
@@ -293,7 +293,7 @@ def test_every_table_has_a_policy(project: Database) -> None:
 
 
 def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database) -> None:
-    """The schema has no views and no foreign tables. Only the roles of a definer function may call it."""
+    """The schema has no views and no foreign tables. Only the intended roles may call a SECURITY DEFINER function."""
     kinds = project.owner.execute(
         "select distinct relkind from pg_class"
         " where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S')"
@@ -311,7 +311,7 @@ def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database
 
 
 def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -> None:
-    """The reader's only privilege is to select the columns that a client needs to use a token."""
+    """The only privilege of a read-only key is to select the columns that a client needs to use a token."""
     held = {what for what in everything(project) if may(project, READER, *what)}
     columns = project.owner.execute(
         "select column_name from information_schema.column_privileges"
@@ -324,7 +324,7 @@ def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -
 
 
 def test_reader_sees_active_tokens_alone(project: Database) -> None:
-    """A reader sees only active tokens: no app key, no app secret, no inactive token."""
+    """A read-only key sees only active tokens: no app key, no app secret, no inactive token."""
     project.clear()
     project.put_keys()
     project.put_token(make_token())
@@ -337,7 +337,7 @@ def test_reader_sees_active_tokens_alone(project: Database) -> None:
 
 
 def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
-    """Each write and call by a reader fails with 42501, and so does a read of any other column."""
+    """With a read-only key, every write, every call, and every read of another column raises 42501."""
     with project.connect_as(READER) as connection:
         allowed = [statement.as_string() for statement in attempts(project) if not was_refused(connection, statement)]
         assert was_refused(connection, sql.SQL("select {} from api_credentials").format(sql.Identifier("id")))
@@ -346,7 +346,7 @@ def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
 
 
 def test_policy_for_everybody_opens_no_key_to_the_reader(project: Database) -> None:
-    """If the project has a policy that lets all roles read, a reader still sees no key, and anon sees no row."""
+    """If a project's own policy lets all roles read, a read-only key still sees no app key, and anon sees no row."""
     project.clear()
     project.put_keys()
     project.put_token(make_token())
@@ -363,7 +363,7 @@ def test_policy_for_everybody_opens_no_key_to_the_reader(project: Database) -> N
 
 
 def test_readers_that_were_ended_stay_ended(make_database: Callable[[], Database]) -> None:
-    """Revoking the role from the API disables all read-only keys. Another run of the files does not enable them."""
+    """If the owner revokes kis_token_reader from the API, no read-only key works, even after the files run again."""
     project = make_database()
     project.owner.execute("revoke kis_token_reader from authenticator")
     try:
@@ -377,7 +377,7 @@ def test_readers_that_were_ended_stay_ended(make_database: Callable[[], Database
 def test_an_owner_without_the_right_to_create_roles_has_no_reader(
     postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]
 ) -> None:
-    """If the owner may not create roles, the files run without the reader, and a warning names the missing role."""
+    """If the owner may not create roles, the files run without kis_token_reader, and a warning names this role."""
     project = prepare_database(postgres.create_database())
     warnings: list[str] = []
     superuser.execute("alter role kis_token_reader rename to kis_token_reader_elsewhere")
@@ -401,7 +401,7 @@ def test_an_owner_without_the_right_to_create_roles_has_no_reader(
 def test_a_role_that_bypasses_row_level_security_is_refused(
     postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]
 ) -> None:
-    """If a role of that name bypasses row level security, it would read all rows: the file stops."""
+    """If kis_token_reader bypasses row level security, the file stops, because the role would read all rows."""
     project = prepare_database(postgres.create_database())
     superuser.execute("alter role kis_token_reader bypassrls")
     try:

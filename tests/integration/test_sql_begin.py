@@ -1,4 +1,4 @@
-"""begin_issuance: the columns of the lease and the SQLSTATEs. tests/store/test_begin.py tests its behaviour."""
+"""begin_issuance: the columns of the lease and the SQLSTATEs. tests/store/test_begin.py tests what a caller sees."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARGUMENTS: dict[str, object] = {
 
 
 def seconds_granted(database: Database, column: str) -> float:
-    """Return the seconds from the grant to one of the lease's times."""
+    """Return the seconds from the grant to a time in a column of the lease."""
     lease = database.lease()
     seconds: float = (lease[column] - lease["granted_at"]).total_seconds()
     return seconds
@@ -48,7 +48,7 @@ def test_a_grant_is_written_into_the_lease(database: Database) -> None:
 
 
 def test_a_begin_during_a_lease_changes_no_column_of_it(database: Database) -> None:
-    """The lease does not change when its holder begins again, or when another caller begins."""
+    """If the holder begins again, or another caller begins, the lease does not change."""
     caller = Caller(database)
     caller.begin()
     database.age(20)
@@ -61,13 +61,13 @@ def test_a_begin_during_a_lease_changes_no_column_of_it(database: Database) -> N
 
 
 def test_the_column_of_the_label_has_200_characters_at_the_most(database: Database) -> None:
-    """The function cuts a longer label. The client cuts it as well, so a caller's answer does not show this."""
+    """begin_issuance cuts a longer label. The client also cuts labels, so the test calls the function directly."""
     assert Caller(database, label="가" * 999).begin()["status"] == "granted"
     assert database.lease()["holder_label"] == "가" * 200
 
 
 def test_an_expired_token_that_the_lease_knows_is_not_fresh(database: Database) -> None:
-    """A token that this lease issued within 6 h is not fresh after it has expired."""
+    """If the token of a lease was issued within 6 h but has expired, begin grants."""
     issue_by_functions(database, make_token(age=HOUR, left=HOUR))
     database.age(120)
     database.owner.execute("update api_credentials set expires_at = now() - interval '1 second'")
@@ -87,7 +87,7 @@ def test_a_key_that_moves_is_in_one_lease(database: Database) -> None:
 
 
 def test_the_new_key_of_a_slot_is_in_its_lease(database: Database) -> None:
-    """The column app_key_id has the app key of the last grant."""
+    """The column app_key_id has the fingerprint of the last grant's app key."""
     version = issue_by_functions(database, make_token())
     database.age(120)
 
@@ -95,7 +95,7 @@ def test_the_new_key_of_a_slot_is_in_its_lease(database: Database) -> None:
     assert database.lease()["app_key_id"] == OTHER_KEY.key_id
 
 
-# the trial before a grant: a made-up token is written and rolled back
+# The trial before a grant: begin_issuance writes an invented token and rolls the write back.
 
 
 AUDIT = """
@@ -108,7 +108,7 @@ create trigger note after insert or update on public.api_credentials for each ro
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["a row", "no row"])
 def test_nothing_of_the_proof_is_seen(make_database: Callable[[], Database], *, is_stored: bool) -> None:
-    """The trial before a grant changes no column of the row, and a trigger of the project has no effect."""
+    """The trial before a grant changes no column of the row. The effects of a project's trigger are rolled back."""
     database = make_database()
     if is_stored:
         database.put_token(make_token(left=-HOUR))
@@ -125,7 +125,7 @@ def test_nothing_of_the_proof_is_seen(make_database: Callable[[], Database], *, 
 
 
 def test_others_do_not_see_the_proof_while_it_runs(database: Database) -> None:
-    """While the trial's transaction is open, another transaction reads the unchanged slot and can write it."""
+    """While begin's transaction is open, another transaction reads the unchanged slot and can write to the slot."""
     version = database.put_token(make_token(left=-HOUR))
     beginning = database.connect_as("service_role")
     try:
@@ -146,7 +146,7 @@ def test_others_do_not_see_the_proof_while_it_runs(database: Database) -> None:
     ids=["sealed alone", "plain alone"],
 )
 def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[], Database], check: str) -> None:
-    """If a constraint allows only sealed or only plain values, begin grants: it does not know the caller's form."""
+    """If a constraint allows only sealed or only plain values, begin grants: it does not know if the caller seals."""
     database = make_database()
     database.owner.execute(f"alter table api_credentials add check ({check})".encode())
 
@@ -154,7 +154,10 @@ def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[]
 
 
 def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Database]) -> None:
-    """The trial finds a length limit that a real token exceeds, plain or sealed. A higher limit prevents no grant."""
+    """If a length limit is shorter than a real token, begin raises CheckViolation.
+
+    With a higher length limit, begin grants.
+    """
     longest = len(json.dumps({"access_token": "x" * 350, **dict.fromkeys(("expires_at", "issued_at"), "x" * 25)}))
     for limit, is_granted in ((longest - 1, False), (900, True)):
         database = make_database()
@@ -175,7 +178,7 @@ create or replace trigger busy before insert on api_credentials for each row exe
 
 
 def test_a_temporary_error_is_no_fault_of_the_table(make_database: Callable[[], Database]) -> None:
-    """A temporary error, such as a full disk or a deadlock, keeps its SQLSTATE and has no detail store-cannot-store."""
+    """If begin fails by a temporary error, such as a full disk, the error keeps its SQLSTATE and has no detail."""
     database = make_database()
     for state in ("53100", "40P01", "57P03", "55P03", "25006"):
         database.owner.execute(BUSY.format(state).encode())
@@ -185,11 +188,11 @@ def test_a_temporary_error_is_no_fault_of_the_table(make_database: Callable[[], 
         assert not caught.value.diag.message_detail
 
 
-# a row without a value
+# Rows whose credential_value is null.
 
 
 def test_a_row_with_null_counts_as_absent(make_database: Callable[[], Database]) -> None:
-    """If the column allows null, a key with a null value has no version, and a token with one is never fresh."""
+    """If credential_value is null, a key counts as absent, and a token is not fresh."""
     database = make_database()
     database.owner.execute("alter table api_credentials alter credential_value drop not null")
     for kind in ("app_key", "app_secret", "access_token", "rejected_tokens"):
@@ -208,7 +211,7 @@ def test_a_row_with_null_counts_as_absent(make_database: Callable[[], Database])
 
 
 def test_a_token_of_null_keeps_no_other_slot_from_issuing(make_database: Callable[[], Database]) -> None:
-    """A token row with a null value in another slot with the same app key prevents no grant."""
+    """If another slot with the same app key has a token row with a null value, begin still grants."""
     database = make_database()
     issue_by_functions(database, make_token())
     database.age(120)
@@ -250,6 +253,6 @@ def test_invalid_arguments_are_refused(database: Database, change: dict[str, obj
 
 
 def test_a_holder_that_is_not_a_uuid_is_refused(database: Database) -> None:
-    """PostgreSQL raises 22P02 before the function runs."""
+    """If the holder is not a UUID, PostgreSQL raises 22P02 before the function runs."""
     with pytest.raises(psycopg.errors.InvalidTextRepresentation):
         Caller(database).begin(holder="me")

@@ -1,4 +1,4 @@
-"""commit_issuance: the columns of row and lease, and SQLSTATEs. tests/store/test_commit.py tests its behaviour."""
+"""commit_issuance: the columns of row and lease, and SQLSTATEs. tests/store/test_commit.py tests what a caller sees."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def caller(database: Database) -> Caller:
 
 
 def seconds_to_the_next(database: Database, answer: dict[str, Any]) -> float:
-    """Return the seconds from an answer to the next grant that the lease allows, to the microsecond."""
+    """Return the exact seconds from an answer's server_now to the lease's not_before."""
     not_before: datetime = database.lease()["not_before"]
     return (not_before - parse_instant(answer["server_now"])).total_seconds()
 
@@ -53,7 +53,7 @@ def test_a_commit_is_written_into_the_lease(database: Database) -> None:
     ("service", "environment"), [("kis", "production"), ("kis-paper", "paper"), ("kis-second", "production")]
 )
 def test_a_new_row_has_its_environment(database: Database, service: str, environment: str) -> None:
-    """If the slot has no app_key row, the token's environment is paper in kis-paper, and production elsewhere."""
+    """If the slot has no app_key row, the token's environment is paper in the slot kis-paper, else production."""
     issue_by_functions(database, make_token(), service=service)
 
     assert database.row(service)["environment"] == environment
@@ -79,7 +79,7 @@ def test_a_commit_keeps_the_id_of_the_row(database: Database) -> None:
 
 
 def test_a_replayed_commit_changes_no_column(database: Database, caller: Caller) -> None:
-    """If a commit is sent again, row and lease do not change."""
+    """If the same commit is sent again, row and lease do not change."""
     token = make_token()
     caller.commit(token)
     before = (database.row(), database.lease())
@@ -89,7 +89,7 @@ def test_a_replayed_commit_changes_no_column(database: Database, caller: Caller)
 
 
 def test_a_commit_of_an_earlier_grant_changes_no_column(database: Database, caller: Caller) -> None:
-    """The current holder's lease does not change, and no row is written, not even an inactive one."""
+    """If an earlier holder commits, the current holder's lease does not change, and no row is written."""
     database.age(71)
     Caller(database).begin()
     before = database.lease()
@@ -102,7 +102,7 @@ def test_a_commit_of_an_earlier_grant_changes_no_column(database: Database, call
     "change", [{"fence": 0}, {"fence": 2}, {"fence": None}, {"holder": None}, {"holder": "0" * 32}], ids=str
 )
 def test_a_fenced_commit_changes_no_column(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """If a commit names another fence or holder than the grant, or null, lease and rows do not change."""
+    """If a commit has a wrong or null fence, or a wrong or null holder, lease and rows do not change."""
     before = database.lease()
 
     assert caller.commit(make_token(), **change)["status"] == "fenced"
@@ -110,13 +110,13 @@ def test_a_fenced_commit_changes_no_column(database: Database, caller: Caller, c
 
 
 def test_nulls_name_no_grant(database: Database) -> None:
-    """On a slot without a grant, a commit with the slot's own values, fence 0 and a null holder, is fenced."""
+    """On a slot without a grant, a commit with fence 0 and a null holder is fenced."""
     assert Caller(database).commit(make_token(), fence=0, holder=None)["status"] == "fenced"
     assert database.row() == {}
 
 
 def test_a_commit_beside_a_newer_token_ends_the_lease(database: Database, caller: Caller) -> None:
-    """If a newer token was stored without a lease, a commit clears the holder, and the lease names neither token."""
+    """If a newer token was stored without a lease, a commit is fenced, and the lease has no holder and no token."""
     database.put_token(make_token(left=24 * HOUR))
 
     assert caller.commit(make_token(left=23 * HOUR))["status"] == "fenced"
@@ -126,7 +126,7 @@ def test_a_commit_beside_a_newer_token_ends_the_lease(database: Database, caller
 
 @pytest.mark.parametrize("late", [50, 3600])
 def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, caller: Caller, late: float) -> None:
-    """The column not_before is exactly 61 s after the commit, within the lease and after it."""
+    """A commit sets not_before to exactly 61 s later, both during the lease and after the end of the lease."""
     database.age(late)
 
     answer = caller.commit(make_token())
@@ -139,7 +139,7 @@ def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, call
 def test_a_repeated_token_sets_the_time_of_the_next_grant(
     database: Database, *, sealed: bool, rejected: bool, age: timedelta
 ) -> None:
-    """The column not_before is exactly 61 s after the commit; for a rejected token, 6 h after its issue, if later.
+    """If KIS repeats the stored token, not_before is 61 s later. For a rejected token, not_before is 6 h after issue.
 
     The lease names the token and the unchanged version of its row.
     """
@@ -189,7 +189,7 @@ def test_a_repeated_token_sets_the_time_of_the_next_grant(
     ids=str,
 )
 def test_invalid_arguments_are_refused(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """An invalid or expired token raises 22023. Nothing is stored, and the holder can still commit a valid token."""
+    """A commit of an invalid token raises 22023 and stores nothing. The holder can still commit a valid token."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         caller.commit(make_token(), **change)
     assert database.row() == {}

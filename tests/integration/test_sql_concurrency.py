@@ -1,4 +1,4 @@
-"""Concurrent callers: the lease is granted to exactly one of them."""
+"""The lease is granted to exactly one of several concurrent callers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def begin_at_once(connections: list[Connection], services: Sequence[str], **chan
 def test_one_of_sixteen_is_granted(
     database: Database, connections: list[Connection], services: tuple[str, ...], rounds: int
 ) -> None:
-    """On an empty slot, and on two slots with one app key, exactly one caller is granted the lease."""
+    """On one empty slot, or on two slots with the same app key, exactly one caller is granted the lease."""
     for _ in range(rounds):
         database.clear()
 
@@ -72,7 +72,7 @@ def test_one_of_sixteen_is_granted(
 
 @in_rounds(5, 20)
 def test_one_of_sixteen_renews(database: Database, connections: list[Connection], rounds: int) -> None:
-    """If all callers reject the stored token, one is granted the lease and the others get busy."""
+    """If all callers reject the stored token, one caller is granted the lease, and the others get the status busy."""
     version = issue_by_functions(database, make_token())
     for _ in range(rounds):
         database.age(120)
@@ -98,7 +98,7 @@ def test_one_of_sixteen_takes_over(database: Database, connections: list[Connect
 def test_two_slots_take_a_key_over_one_at_a_time(
     database: Database, connections: list[Connection], rounds: int
 ) -> None:
-    """If two slots ask for an app key whose last lease has ended, one of them gets it, without a deadlock."""
+    """If callers of two slots begin with the same app key, exactly one is granted the lease, without a deadlock."""
     for _ in range(rounds):
         database.clear()
         Caller(database).begin()
@@ -112,7 +112,7 @@ def test_two_slots_take_a_key_over_one_at_a_time(
 
 
 def test_a_caller_reads_the_clock_after_the_lock(database: Database, connections: list[Connection]) -> None:
-    """If begin waits for another transaction's lock, it reads the clock after the wait."""
+    """If begin waits for another transaction's lock, begin reads the clock after the wait."""
     with psycopg.connect(database.project.owner) as owner, ThreadPoolExecutor() as pool:
         issue_by_functions(database, make_token())
         owner.execute("select 1 from credential_leases for update")

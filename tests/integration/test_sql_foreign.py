@@ -1,4 +1,4 @@
-"""Tables of other programs: the files of sql/ make each correction that changes no value; a check finds changes."""
+"""The files of sql/ correct a table of another program if no value changes. check_setup() reports later changes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ MENDED = {
 
 @pytest.mark.parametrize("case", MENDED)
 def test_a_difference_that_loses_nothing_is_corrected(bare: Database, case: str) -> None:
-    """The files run twice and change no stored value, and a token can be stored afterwards."""
+    """Two runs of the files change no stored value, and after the runs a token can be stored."""
     database = prepare(bare, *MENDED[case])
     migrate(database)
     migrate(database)
@@ -118,7 +118,7 @@ def test_an_empty_table_of_any_types_is_corrected(bare: Database) -> None:
     ids=["a view", "a policy", "a trigger"],
 )
 def test_an_object_that_depends_on_a_column_is_named(bare: Database, dependent: str) -> None:
-    """If another object uses a column, PostgreSQL does not change its type. The message has PostgreSQL's text."""
+    """If another object uses a column, PostgreSQL does not change the column's type. The message quotes PostgreSQL."""
     database = prepare(bare, table(UNIQUE, credential_value="varchar(255) not null"), KEYS, dependent)
     message = refusal(database)
 
@@ -128,14 +128,14 @@ def test_an_object_that_depends_on_a_column_is_named(bare: Database, dependent: 
 
 
 def test_a_view_on_a_long_enough_column_is_no_obstacle(bare: Database) -> None:
-    """If a limit is above all values and PostgreSQL cannot remove it, the limit stays and the files run."""
+    """If a column's length limit exceeds all values, but a view uses the column, the limit stays and the files run."""
     view = "create view shown as select environment from api_credentials"
     database = prepare(bare, table(UNIQUE, environment="varchar(100) default 'production'"), KEYS, view)
     migrate(database)
     assert_works(database)
 
 
-#: A change of a migrated table, and the words of check_setup().
+#: Changes of a migrated table, each with the message of check_setup().
 CHANGED = [
     (
         "alter table api_credentials alter credential_value type varchar(255)",
@@ -175,7 +175,7 @@ def test_check_reports_a_table_that_was_changed_since(bare: Database, change: st
 
 
 def test_the_database_has_a_version(database: Database) -> None:
-    """The version is an integer, and begin returns the same one."""
+    """credential_schema_version() returns an integer, and begin returns the same version."""
     version = database.call("credential_schema_version")
 
     assert isinstance(version, int)

@@ -1,4 +1,4 @@
-"""Tables of other programs: the files of sql/ stop, and list each difference with the statement that corrects it."""
+"""Tables of other programs: the files of sql/ stop and list each difference, with the statement that corrects it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 def statements_of(message: str) -> list[str]:
-    """Return the statements of a message."""
+    """Return the SQL statements in a message."""
     return re.findall(r"^   (.+);$", message, re.MULTILINE)
 
 
-#: The statements that make a table, and the words about it in the message.
+#: The statements that make a table, and the words of the message about this table.
 REFUSED = {
     "an end as text": (
         [table(UNIQUE, expires_at="text"), KEYS, token("2026-02-01T23:15:47")],
@@ -123,7 +123,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) -> None:
-    """The first file stops and lists every difference. After its statements have been run, the files run."""
+    """The first file stops and lists every difference. After the listed statements have run, the files succeed."""
     statements, said = REFUSED[case]
     database = prepare(bare, *statements)
     message = refusal(database)
@@ -138,7 +138,7 @@ def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) 
 
 
 def test_text_becomes_the_time_that_it_means(bare: Database) -> None:
-    """The statement reads a time without an offset as Korea time, one with an offset by it, and blanks as null."""
+    """The statement for a text column reads times without an offset as Korea time, and turns blanks into null."""
     ends = {
         "2026-02-01T23:15:47": "2026-02-01T14:15:47+00:00",
         "2026-02-01 23:15": "2026-02-01T14:15:00+00:00",
@@ -175,7 +175,10 @@ def environments(*names: str | None) -> list[str]:
 
 @pytest.mark.parametrize("other", ["development", "paper", "dev", "vts"])
 def test_production_and_development_under_one_service(bare: Database, other: str) -> None:
-    """The message names both environments. Its statement moves the other one to kis-paper, and no row is lost."""
+    """If a service has two environments, the message names both.
+
+    The statement in the message moves the second environment to kis-paper.
+    """
     database = prepare(bare, *environments("production", other))
     message = refusal(database)
     assert f"one row is for the environment production, one for {other}" in message
@@ -194,7 +197,7 @@ def test_production_and_development_under_one_service(bare: Database, other: str
 
 
 def test_more_environments_than_two(bare: Database) -> None:
-    """Each further environment gets a slot of its own, under a name that is not in use."""
+    """If a service has more than two environments, each one except production gets a slot with an unused name."""
     statements = environments("production", "development", "Test 1", None)
     taken = (
         "insert into api_credentials (service_name, credential_type, credential_value) values ('kis-paper', 'x', 'y')"
@@ -209,7 +212,10 @@ def test_more_environments_than_two(bare: Database) -> None:
 
 
 def test_another_product_s_table(bare: Database) -> None:
-    """Another product's table of that name is not changed. The message has the statement that makes room for both."""
+    """If api_credentials is another product's table, the files do not change the table.
+
+    The message has the statement that renames the other product's table.
+    """
     ddl = "create table api_credentials (id uuid primary key, provider text not null, token jsonb)"
     database = prepare(bare, ddl)
     message = refusal(database)

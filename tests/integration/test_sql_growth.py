@@ -1,4 +1,4 @@
-"""A long log costs no more than a short one: no call reads it as a whole, and pruning delays no caller."""
+"""With a long log, calls are as fast as with a short log: no call reads the whole log, and pruning delays no caller."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EVENTS = 30_000
 FEW = 20
 
-#: The events of years of one busy slot and, before them, a few events of another slot.
+#: The events of one busy slot over years, after a few events of another slot.
 FILL = """
 insert into public.credential_issuances (service_name, happened_at, outcome, fence, holder_label, token_id)
 select case when i <= %(few)s then 'few' else 'busy' end, now() - (%(events)s - i + 1) * interval '1 second',
@@ -46,7 +46,7 @@ def fill(database: Database) -> None:
 
 @contextmanager
 def long_log(postgres: EmbeddedPostgres, statistics: str) -> Iterator[Database]:
-    """A project with a long log. It is not shared: emptied tables would keep its statistics."""
+    """A project with a long log in its own database: after a test, emptied tables would keep the log's statistics."""
     dsn = postgres.create_database()
     with Database(make_project(dsn)) as database:
         fill(database)
@@ -58,7 +58,7 @@ def long_log(postgres: EmbeddedPostgres, statistics: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module", params=["statistics", "no-statistics"])
 def read_only(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A project with a long log, with statistics or, as right after a restore, without them."""
+    """Two projects with a long log: one with statistics, and one without statistics, as right after a restore."""
     with long_log(postgres, request.param) as database:
         yield database
 
@@ -72,7 +72,7 @@ def grown(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterato
 
 def rows_read(connection: Connection, function: str, **arguments: object) -> tuple[int, Any]:
     """Return the number of the log's rows that a call has read, and the call's answer."""
-    with connection.transaction():  # within which the counters only grow
+    with connection.transaction():  # within a transaction, PostgreSQL's counters only grow
         before = connection.execute(READ).fetchall()[0][0]
         answer = call(connection, function, **arguments)
         return connection.execute(READ).fetchall()[0][0] - before, answer
@@ -92,7 +92,7 @@ def arguments_of_begin(**changes: object) -> dict[str, object]:
 
 
 def test_a_lease_reads_nothing_of_the_log(grown: Database) -> None:
-    """Begin, commit and abort add events to the log and read no row of it."""
+    """Begin, commit and abort add events to the log, but read no row of the log."""
     token = make_token()
     begin, begun = rows_read(grown.service, "begin_issuance", **arguments_of_begin())
     lease = {"service": "kis", "holder": "00000000-0000-0000-0000-000000000001", "fence": begun["fence"]}
@@ -106,9 +106,9 @@ def test_a_lease_reads_nothing_of_the_log(grown: Database) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "force_generic_plan"])
 def test_a_status_reads_only_the_returned_events(read_only: Database, mode: str) -> None:
-    """A status reads as many rows as it returns: for all slots, a busy slot, one with few events, one without events.
+    """issuance_status reads only the events that it returns: for all slots, a busy, a quiet and an empty slot.
 
-    This holds also if the session would keep one plan for all calls.
+    issuance_status reads no more events if the session uses one generic plan for all calls.
     """
     read_only.service.execute(f"set plan_cache_mode = {mode}")
 
@@ -119,17 +119,17 @@ def test_a_status_reads_only_the_returned_events(read_only: Database, mode: str)
 
 
 def test_a_pruning_without_work_reads_nothing(database: Database) -> None:
-    """If no event is old enough, pruning reads no event. The log has statistics, as after an autovacuum."""
+    """If no event is old enough to delete, pruning reads at most two rows of a long log."""
     fill(database)
     database.owner.execute("analyze public.credential_issuances")
 
-    # With statistics PostgreSQL also reads the column's largest value, which is one row.
+    # If a table has statistics, PostgreSQL's planner also reads the row with the column's largest value.
     read, pruned = rows_read(database.service, "prune_issuances", keep=timedelta(days=90))
     assert (pruned, read <= 2) == (0, True)
 
 
 def test_the_documented_prunings_work(database: Database) -> None:
-    """The documented statements, by hand and by pg_cron, delete the events older than 90 days, run by the owner."""
+    """If the owner runs a documented statement (by hand or by pg_cron), events older than 90 days are deleted."""
     page = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8")
     statements = re.findall(r"select public\.prune_issuances\([^)]*\)", page)
 
@@ -142,7 +142,7 @@ def test_the_documented_prunings_work(database: Database) -> None:
 
 
 def test_a_pruning_stops_no_caller(database: Database) -> None:
-    """While 100,000 events are deleted, other callers begin, commit and read without a wait. Their events are kept."""
+    """While 30,000 events are deleted, other callers begin, commit and read without a wait. New events stay."""
     fill(database)
     database.service.execute("set lock_timeout = '1s'")
     pruning = database.connect_as("service_role")
@@ -160,7 +160,7 @@ def test_a_pruning_stops_no_caller(database: Database) -> None:
 
 
 def test_a_pruning_waits_for_no_caller(database: Database) -> None:
-    """A grant whose transaction is open does not delay a pruning, and its event is not pruned."""
+    """A grant in an open transaction does not delay a pruning, and the grant's event is not pruned."""
     fill(database)
     beginning = database.connect_as("service_role")
     database.service.execute("set lock_timeout = '1s'")
@@ -176,7 +176,7 @@ def test_a_pruning_waits_for_no_caller(database: Database) -> None:
 
 
 def test_a_slot_waits_for_no_other(database: Database) -> None:
-    """While the grant of one slot is an open transaction, callers of fifty other slots begin and commit."""
+    """While a grant of one slot is in an open transaction, callers of fifty other slots begin and commit."""
     beginning = database.connect_as("service_role")
     database.service.execute("set lock_timeout = '1s'")
     try:

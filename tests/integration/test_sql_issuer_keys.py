@@ -1,4 +1,4 @@
-"""The stored keys of issuers: which can be stored, and a token whose key is not."""
+"""Keys of ID token issuers: keys that can be stored, and ID tokens whose key is not stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def test_key_that_is_not_stored(database: Database, github: GitHubIssuer) -> None:
-    """A key that GitHub has just begun to use is told apart from an issuer that is not known, and how to store it."""
+    """An unknown key of a known issuer raises KTA07, and an unknown issuer raises KTA01.
+
+    The hint of both errors names the command ``kis-token trust``, which stores keys.
+    """
     token = github.id_token("https://example.supabase.co")
     stranger = refusal(claims_of, database, token)
     assert (stranger.code, "kis-token trust" in stranger.hint) == ("KTA01", True)
@@ -37,7 +40,7 @@ def test_key_that_is_not_stored(database: Database, github: GitHubIssuer) -> Non
 
 
 def test_nothing_of_an_unsigned_token_is_shown(database: Database, github: GitHubIssuer) -> None:
-    """No error quotes a claim, or anything else of a token, before the signature was found to be good."""
+    """Before the signature of an ID token is verified, no error quotes a claim or a malformed kid."""
     store_issuer_keys(database.owner, github)
     mark = "q7x9w2mark"
     for key, kid in (
@@ -69,7 +72,7 @@ def test_nothing_of_an_unsigned_token_is_shown(database: Database, github: GitHu
     ],
 )
 def test_keys_that_cannot_be_stored(database: Database, column: str, value: object) -> None:
-    """A modulus that is even or not of 2048 to 4096 bits, and an issuer that is not GitHub's, cannot be stored."""
+    """A key with an even modulus, with less than 2048 or more than 4096 bits, or of a foreign issuer is not stored."""
     row = {"issuer": "https://token.actions.githubusercontent.com", "kid": "k", "modulus": b"\xff" * 256} | {
         column: value
     }
@@ -82,7 +85,7 @@ def test_keys_that_cannot_be_stored(database: Database, column: str, value: obje
 
 
 def test_owner_calls_no_function_of_the_signature_over_the_api(database: Database) -> None:
-    """The functions behind the keyless ones cannot be called with any key."""
+    """No key of Supabase can call the internal functions that check an ID token."""
     with database.connect_as("anon") as connection:
         assert refusal(call, connection, "issuance_id_token_claims", id_token="x.y.z").code == "42501"
     assert refusal(call, database.service, "issuance_id_token_claims", id_token="x.y.z").code == "42501"

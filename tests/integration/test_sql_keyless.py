@@ -1,4 +1,4 @@
-"""The keyless functions: how much each access lets a listed job do, and that they answer as the ones with a key do."""
+"""The keyless functions: the calls that each access permits, and answers equal to those of the functions for a key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ HEXADECIMAL = "0123456789abcdef"
     ],
 )
 def test_rows_of_each_access(database: Database, job: Job, access: str, types: set[str]) -> None:
-    """A read with the access token has the token and the rejected ones, with keys and issue also app key and secret."""
+    """With the access ``token``, a read has the token and the rejected tokens.
+
+    With the access ``keys`` or ``issue``, a read also has the app key and the app secret.
+    """
     token = make_token()
     database.put_token(token)
     database.put("rejected_tokens", json.dumps({HEXADECIMAL: "2099-01-01T00:00:00+00:00"}))
@@ -43,7 +46,7 @@ def test_rows_of_each_access(database: Database, job: Job, access: str, types: s
 
 
 def test_read_has_the_rows_as_the_table_has_them(database: Database, job: Job) -> None:
-    """A row of keyless_read is the JSON that PostgREST makes of the table's row; inactive rows are left out."""
+    """A row of keyless_read is the same JSON as PostgREST's for the table's row. Inactive rows are left out."""
     database.put_token(make_token())
     database.put("app_secret", "inactive", active=False)
     rows = database.owner.execute(
@@ -59,7 +62,7 @@ def test_read_has_the_rows_as_the_table_has_them(database: Database, job: Job) -
 
 
 def test_read_names_the_issuer_s_stored_keys(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """A read has the names of the keys that the database has of the job's own issuer, and of no other one."""
+    """A read has the names of the stored keys of the job's own issuer, and of no other issuer."""
     other = GitHubIssuer(issuer="https://token.actions.octo.ghe.com")
     store_issuer_keys(database.owner, other)
     own = sorted(key.kid for key in github.keys)
@@ -74,21 +77,21 @@ def test_read_names_the_issuer_s_stored_keys(database: Database, github: GitHubI
 
 
 def test_read_writes_nothing(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """A read works in a read-only transaction, which PostgREST opens for a function that is stable."""
+    """keyless_read works in a read-only transaction, which PostgREST opens for every stable function."""
     with database.connect_as("anon") as connection:
         connection.execute("set default_transaction_read_only = on")
         assert Job(connection, github).read()["rows"] == job.read()["rows"]
 
 
 def test_slot_without_rows(job: Job, database: Database) -> None:
-    """A slot that holds no row is an empty list, which is no error."""
+    """If a slot has no rows, keyless_read returns an empty list and raises no error."""
     database.owner.execute("delete from public.api_credentials")
     assert job.read()["rows"] == []
 
 
 @pytest.mark.parametrize("access", ["token", "keys"])
 def test_low_access_cannot_issue(database: Database, job: Job, access: str) -> None:
-    """A job without the access issue cannot begin, commit or abort; the error has the UPDATE that changes it."""
+    """A job without the access ``issue`` cannot begin, commit or abort. The error has an UPDATE that grants it."""
     database.owner.execute("update public.credential_callers set access = %s", (access,))
 
     assert [refusal(attempt).code for attempt in (job.begin, job.abort)] == ["KTA05"] * 2
@@ -99,7 +102,7 @@ def test_low_access_cannot_issue(database: Database, job: Job, access: str) -> N
 
 
 def test_answers_of_begin_and_commit(database: Database, job: Job) -> None:
-    """keyless_begin and keyless_commit answer with the members of begin_issuance and commit_issuance."""
+    """keyless_begin and keyless_commit return the same members as begin_issuance and commit_issuance."""
     with_key = Caller(database, service="kis-second")
     with_key_begun = with_key.begin()
     with_key_done = with_key.commit(make_token("PSsecond"))
@@ -118,7 +121,7 @@ def test_answers_of_begin_and_commit(database: Database, job: Job) -> None:
 
 
 def test_abort(database: Database, job: Job) -> None:
-    """keyless_abort gives the lease back with its error code, and refuses a credential as abort_issuance does."""
+    """keyless_abort ends the lease with an error code, and marks a credential as refused, like abort_issuance."""
     job.begin()
     assert job.abort(refused_credential_id=APP_KEY.credential_id)["status"] == "aborted"
     assert database.outcomes() == ["granted", "aborted"]
@@ -127,7 +130,7 @@ def test_abort(database: Database, job: Job) -> None:
 
 
 def test_optional_arguments_arrive(database: Database, job: Job) -> None:
-    """rejected_version, rejected_token_id, keys_version and rejected reach the functions behind."""
+    """rejected_version, rejected_token_id, keys_version and rejected work as in the functions for a key."""
     token = make_token()
     version = database.put_token(token)
     assert job.begin(keys_version=0)["status"] == "changed"
@@ -139,7 +142,7 @@ def test_optional_arguments_arrive(database: Database, job: Job) -> None:
 
 
 def test_label_is_the_issuer_s_word(database: Database, job: Job) -> None:
-    """The log names repository, run and attempt of the claims. A caller cannot send a label."""
+    """The label in the log has the claims' repository, run and attempt. A keyless job cannot send a label."""
     job.begin()
     assert database.lease()["holder_label"] == "acme/bot run 7000000001 attempt 1"
     with pytest.raises(psycopg.errors.UndefinedFunction):
@@ -147,7 +150,7 @@ def test_label_is_the_issuer_s_word(database: Database, job: Job) -> None:
 
 
 def test_wrong_arguments_are_refused_as_with_a_key(job: Job) -> None:
-    """Arguments that the functions with a key refuse are refused with the same SQLSTATE, 22023."""
+    """An argument that raises 22023 in the functions for a key raises 22023 in the keyless functions."""
     assert refusal(job.begin, holder=None).code == "22023"
     assert refusal(job.begin, app_key_id="short").code == "22023"
     assert refusal(job.begin, service="no slot").code == "22023"
@@ -157,7 +160,7 @@ def test_wrong_arguments_are_refused_as_with_a_key(job: Job) -> None:
 
 
 def test_begin_can_be_repeated(database: Database, job: Job) -> None:
-    """After a lost answer the same token, or a newer one of the same run, begins with the same holder again."""
+    """After a lost answer, a job can begin again as the same holder, with the same or a newer ID token of its run."""
     token = job.token()
     fences = {job.begin(token)["fence"], job.begin(token)["fence"], job.begin()["fence"]}
 
@@ -166,7 +169,7 @@ def test_begin_can_be_repeated(database: Database, job: Job) -> None:
 
 
 def test_holder_of_the_service_key_is_not_taken_over(database: Database, job: Job) -> None:
-    """A job that has the holder id of a caller with the service key cannot take over its lease."""
+    """If a job knows the holder id of a caller with the service key, the job cannot take over the caller's lease."""
     owner = Caller(database)
     owner.begin()
     job.holder, job.fence = owner.holder, owner.fence
@@ -177,7 +180,7 @@ def test_holder_of_the_service_key_is_not_taken_over(database: Database, job: Jo
 
 
 def test_tokens_that_have_begun_are_forgotten_when_they_have_expired(database: Database, job: Job) -> None:
-    """A begin deletes the notes of tokens that have expired, and keeps the others: the table does not grow."""
+    """A begin deletes the records of expired ID tokens and keeps the other records, so the table does not grow."""
     job.begin()
     (kept,) = database.owner.execute("select expires_at from public.credential_attempts").fetchall()
     assert kept["expires_at"] > utc_now() + 60 * MINUTE
@@ -196,7 +199,7 @@ def test_tokens_that_have_begun_are_forgotten_when_they_have_expired(database: D
 
 
 def test_files_can_be_run_again(database: Database, job: Job) -> None:
-    """Running the files again keeps keys and callers, and check_setup() finds nothing."""
+    """If the files of sql/ run again, keys and callers stay, and check_setup() finds no difference."""
     apply_migrations(database.project.owner, migrations_folder())
     assert job.read()["access"] == "issue"
     assert database.call("check_setup") == []
@@ -204,7 +207,7 @@ def test_files_can_be_run_again(database: Database, job: Job) -> None:
 
 @pytest.mark.parametrize("listed", [None, "token", "keys", "issue"])
 def test_app_key_of_another_slot(database: Database, github: GitHubIssuer, job: Job, listed: str | None) -> None:
-    """A job takes the lease with another slot's app key only if the job may issue for that slot as well."""
+    """If another slot has issued with the app key, begin raises KTA05 unless the job may issue for both slots."""
     if listed is not None:
         list_caller(database.owner, github, PROJECT, service_name="kis-second", access=listed)
     caller = Caller(database, service="kis-second")

@@ -1,6 +1,6 @@
-"""The attacks on keyless callers, each with the SQLSTATE that ends it. docs/security.md has the same list.
+"""The attacks on keyless callers, each with the SQLSTATE that ends the attack. docs/security.md has the same list.
 
-These tests call the database in the role of the public key. tests/store/test_keyless_http.py attacks over HTTP.
+The tests call the database in the role of the public key. tests/store/test_keyless_http.py attacks over HTTP.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 DAY = 24 * 3600
 
-#: The claims of a signed token that differ from those of the listed job, and the SQLSTATE that ends the attack.
+#: For each attack: the claims of a signed token that differ from the listed job's, and the SQLSTATE that ends the
+#: attack.
 CLAIMED: dict[str, tuple[dict[str, object], str]] = {
     "another repository of the owner": ({"repository": "acme/other", "repository_id": "75"}, "KTA04"),
     "a repository that was renamed, and its name registered anew": ({"repository_id": "990"}, "KTA04"),
@@ -77,7 +78,7 @@ CLAIMED: dict[str, tuple[dict[str, object], str]] = {
     "ids as a list": ({"repository_id": ["74"]}, "KTA04"),
 }
 
-#: The same for the times, in seconds from now.
+#: For each attack: the times of a signed token in seconds from now, and the SQLSTATE that ends the attack.
 TIMED: dict[str, tuple[dict[str, int], str]] = {
     "an expired token": ({"iat": -300, "exp": -1}, "KTA03"),
     "a token of a year ago": ({"iat": -365 * DAY, "exp": -365 * DAY + 300}, "KTA03"),
@@ -87,7 +88,7 @@ TIMED: dict[str, tuple[dict[str, int], str]] = {
     "a token that is older than 330 s": ({"iat": -335, "exp": 300}, "KTA03"),
 }
 
-#: Claims without which nothing is allowed, and the SQLSTATE.
+#: The claims that an ID token needs, each with the SQLSTATE that is raised without the claim.
 NEEDED = {
     "iss": "KTA01",
     "aud": "KTA02",
@@ -100,7 +101,7 @@ NEEDED = {
 
 @pytest.fixture
 def job(database: Database, github: GitHubIssuer, anon: psycopg.Connection[tuple[Any, ...]]) -> Job:
-    """The one job that is listed, by a row that leaves nothing open."""
+    """The only listed job, by a row that sets every optional column."""
     database.put_keys()
     database.put_token(make_token())
     reusable = "acme/shared/.github/workflows/a.yml@refs/tags/v1"
@@ -118,28 +119,28 @@ def job(database: Database, github: GitHubIssuer, anon: psycopg.Connection[tuple
 
 
 def codes(job: Job, id_token: str) -> set[str | None]:
-    """The SQLSTATEs with which all four functions refuse a token."""
+    """Return the set of SQLSTATEs that the four keyless functions raise for an ID token."""
     attempts = (job.read, job.begin, job.abort, lambda token: job.commit(make_token(), token))
     return {refusal(attempt, id_token).code for attempt in attempts}
 
 
 @pytest.mark.parametrize("attack", CLAIMED)
 def test_other_claims(job: Job, attack: str) -> None:
-    """A token whose claims are not the listed job's is refused by all four functions, although GitHub signed it."""
+    """If the claims of a token are not the listed job's, all four functions refuse the token that GitHub has signed."""
     changes, code = CLAIMED[attack]
     assert codes(job, job.token(**changes)) == {code}
 
 
 @pytest.mark.parametrize("attack", TIMED)
 def test_other_times(job: Job, attack: str) -> None:
-    """A token that is expired, early, too old or too long is refused by all four functions."""
+    """If an ID token is expired, not valid yet, too old or valid for too long, all four functions refuse the token."""
     times, code = TIMED[attack]
     now = int(time.time())
     assert codes(job, job.token(**{"nbf": None} | {name: now + by for name, by in times.items()})) == {code}
 
 
 def test_old_token_cannot_begin(job: Job) -> None:
-    """A token that is older than 120 s reads, and begins nothing."""
+    """A job with an ID token that is older than 120 s can read, but cannot begin."""
     now = int(time.time())
     token = job.token(iat=now - 125, exp=now + 175)
     assert job.read(token)["access"] == "issue"
@@ -148,21 +149,21 @@ def test_old_token_cannot_begin(job: Job) -> None:
 
 
 def test_clock_that_is_ahead(job: Job) -> None:
-    """An issuer whose clock is 20 s ahead is accepted; a token of the next minute is not."""
+    """An ID token from an issuer whose clock is 20 s ahead is accepted."""
     now = int(time.time())
     assert job.read(job.token(iat=now + 20, exp=now + 320, nbf=now + 20))["access"] == "issue"
 
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_missing_claim(job: Job, name: str) -> None:
-    """A token that lacks a claim is refused. So is one with the claim as null, as an empty text or as an object."""
+    """An ID token is refused if a needed claim is missing, empty or an object."""
     values: tuple[object, ...] = (None, "", {})
     for value in values:
         assert codes(job, job.token(**{name: value})) == {NEEDED[name]}
 
 
 def test_null_claims(job: Job, github: GitHubIssuer) -> None:
-    """A claim that is null counts as missing, for each of them."""
+    """If a needed claim of an ID token is null, the claim counts as missing."""
     usual = {"environment": "production", "job_workflow_ref": "acme/shared/.github/workflows/a.yml@refs/tags/v1"}
     for name, code in NEEDED.items():
         token = github.sign(github.claims(PROJECT, **usual) | {name: None})
@@ -172,14 +173,14 @@ def test_null_claims(job: Job, github: GitHubIssuer) -> None:
 
 
 def test_public_key_alone(job: Job) -> None:
-    """The public key without an ID token, with an empty one, and with GitHub's request token gives nothing."""
+    """The public key alone gives no access: an empty text, and GitHub's request token, are refused as ID tokens."""
     for nothing in ("", "null", "undefined", "x.y.z", base64.b64encode(b"request token").decode()):
         assert codes(job, nothing) == {"KTA01"}
 
 
 @pytest.mark.usefixtures("job")
 def test_claims_of_the_api_are_not_read(github: GitHubIssuer, database: Database) -> None:
-    """Claims that another trusted signer puts into PostgREST's setting have no effect: only the argument counts."""
+    """Claims from another signer in PostgREST's setting request.jwt.claims have no effect: only the argument counts."""
     claims = github.claims(PROJECT, environment="production")
     with database.connect_as("authenticated") as connection:
         for setting in (claims, {"role": "authenticated", "user_metadata": claims, "app_metadata": claims}):
@@ -188,7 +189,7 @@ def test_claims_of_the_api_are_not_read(github: GitHubIssuer, database: Database
 
 
 def forged_tokens(github: GitHubIssuer, claims: dict[str, object]) -> dict[str, str]:
-    """Tokens that nobody with GitHub's key has signed."""
+    """Return tokens that GitHub's key has not signed, by the name of the forgery."""
     key = github.keys[-1]
     header = {"alg": "RS256", "typ": "JWT", "kid": key.kid}
     stranger = SigningKey.make(key.kid)
@@ -222,7 +223,7 @@ def forged_tokens(github: GitHubIssuer, claims: dict[str, object]) -> dict[str, 
 
 
 def test_forged_tokens(job: Job, github: GitHubIssuer) -> None:
-    """A token with the listed job's claims that GitHub's key has not signed is refused by all four functions."""
+    """If a token has the listed job's claims but is not signed by GitHub's key, all four functions refuse the token."""
     claims = github.claims(
         PROJECT, environment="production", job_workflow_ref="acme/shared/.github/workflows/a.yml@refs/tags/v1"
     )
@@ -232,7 +233,7 @@ def test_forged_tokens(job: Job, github: GitHubIssuer) -> None:
 
 
 def test_key_of_another_issuer(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """A trusted issuer's key cannot sign for another issuer: keys belong to an issuer by name."""
+    """A trusted issuer's key cannot sign for another issuer, because each key is stored for one issuer."""
     server = GitHubIssuer(issuer="https://github.acme.example/_services/token")
     server.publish(SigningKey.make())
     trust(database, server, access="issue")
@@ -243,7 +244,10 @@ def test_key_of_another_issuer(database: Database, github: GitHubIssuer, job: Jo
 
 
 def test_id_token_in_an_address(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """An ID token in the address of a GET, which servers log, is refused. PostgREST names the method in a setting."""
+    """An ID token in the address of a GET, which servers log, is refused.
+
+    The functions read the HTTP method from a setting of PostgREST.
+    """
     with database.connect_as("anon") as connection:
         for method, code in (("GET", "KTA01"), ("HEAD", "KTA01"), ("POST", None)):
             connection.execute("select set_config('request.method', %s, false)", (method,))
@@ -252,14 +256,14 @@ def test_id_token_in_an_address(database: Database, github: GitHubIssuer, job: J
 
 
 def test_claims_that_are_too_long(job: Job) -> None:
-    """A claim of more than 512 characters, which GitHub never signs, is refused and reaches no table."""
+    """A claim of more than 512 characters, which GitHub does not sign, is refused and written to no table."""
     for name in ("jti", "ref", "run_id"):
         assert codes(job, job.token(**{name: "x" * 513})) == {"KTA04"}
     assert "jti" in refusal(job.begin, job.token(jti="x" * 3000)).message
 
 
 def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
-    """A stolen ID token of a job with the access token reads the token. Keys and leases stay closed to it."""
+    """A stolen ID token of a job with the access ``token`` can read the KIS token, but cannot read keys or begin."""
     database.owner.execute("update public.credential_callers set access = 'token'")
     stolen = job.token()
     for _ in range(2):
@@ -269,14 +273,14 @@ def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
 
 
 def test_audience_of_another_row(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """A project with two URLs has rows for both: a token for one URL does not fit a row for the other."""
+    """If rows have different audiences, an ID token for one project URL does not fit a row with another URL."""
     list_caller(database.owner, github, "https://kis.acme.example", service_name="kis-second")
     assert refusal(job.read, job.token("https://kis.acme.example")).code == "KTA04"
     assert job.read(job.token("https://kis.acme.example"), service="kis-second")["access"] == "token"
 
 
 def test_default_audience_while_the_list_is_empty(database: Database, job: Job) -> None:
-    """While the list is empty, a token with GitHub's default audience gets no INSERT."""
+    """While the list is empty, the error for a token with GitHub's default audience has no INSERT."""
     database.owner.execute("delete from public.credential_callers")
     assert codes(job, job.token("https://github.com/acme")) == {"KTA02"}
     assert codes(job, job.token([PROJECT])) == {"KTA02"}
@@ -284,14 +288,14 @@ def test_default_audience_while_the_list_is_empty(database: Database, job: Job) 
 
 
 def test_slot_that_the_job_is_not_listed_for(job: Job) -> None:
-    """A row is for one slot: the same job reads and begins nothing in another, whether that one exists or not."""
+    """A job that is listed for one slot cannot read or begin in another slot, whether the other slot exists or not."""
     for service in ("kis-paper", "nothing-of-the-kind"):
         assert refusal(job.read, service=service).code == "KTA04"
         assert refusal(job.begin, service=service).code == "KTA04"
 
 
 def test_documented_attacks() -> None:
-    """docs/security.md names each attack of the two tables above, and each test that it names is there."""
+    """docs/security.md names each attack of CLAIMED and TIMED, and each test that docs/security.md names exists."""
     page = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
     section = page.split("## Keyless callers\n")[1].split("\n## ")[0]
     named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", section)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_insert_that_the_error_prints(database: Database, job: Job) -> None:
-    """The INSERT of caller-not-listed lists the job when it is pasted, with the access that the call needed."""
+    """The INSERT in the error caller-not-listed lists the job with the access that the refused call needed."""
     database.owner.execute("delete from public.credential_callers")
     for ref, event, runner in (
         ("refs/heads/main", "push", "github-hosted"),
@@ -36,7 +36,7 @@ def test_insert_that_the_error_prints(database: Database, job: Job) -> None:
 
 
 def test_insert_of_hostile_claims(database: Database, job: Job) -> None:
-    """A branch with SQL in its name stays a name. Claims that cannot be a row's are not printed at all."""
+    """SQL in a branch name is not executed. Claims that cannot be stored in a row are not printed."""
     hostile = "refs/heads/x');drop/table/public.api_credentials;--"
     found = refusal(job.read, job.token(ref=hostile, repository="a'b/c\\d", repository_id="99"))
     database.owner.execute(found.detail.encode())
@@ -60,14 +60,17 @@ def test_insert_of_hostile_claims(database: Database, job: Job) -> None:
 
 
 def test_error_names_the_columns_that_differ(job: Job) -> None:
-    """A job of a listed repository learns which columns of its row differ; a job of another one learns nothing."""
+    """If the repository is listed, the error names the columns that differ.
+
+    For a repository that is not listed, the error names no columns.
+    """
     found = refusal(job.read, job.token(ref="refs/heads/next", event_name="pull_request"))
     assert "differs in: ref, events" in found.message
     assert "differs" not in refusal(job.read, job.token(repository_id="75")).message
 
 
 def test_highest_access_of_the_rows_that_fit(database: Database, github: GitHubIssuer, job: Job) -> None:
-    """Of several rows that fit, the one with the highest access counts; a row that differs adds nothing."""
+    """If several rows fit a job, the highest access counts. A row that does not fit has no effect."""
     database.owner.execute("update public.credential_callers set access = 'token'")
     list_caller(database.owner, github, PROJECT, access="issue", environment="production")
 
@@ -76,7 +79,7 @@ def test_highest_access_of_the_rows_that_fit(database: Database, github: GitHubI
 
 
 def test_one_row_for_a_slot_a_repository_and_a_ref(database: Database, github: GitHubIssuer, job: Job) -> None:  # noqa: ARG001 - its row
-    """The same job cannot be listed twice for a slot: lowering one row's access would leave the other's."""
+    """A job cannot have two rows for one slot: if the owner lowered one row's access, the other row would count."""
     for change in ({"access": "token"}, {"events": ["push"]}, {"note": "again"}):
         assert refusal(list_caller, database.owner, github, PROJECT, **change).code == "23505"
     list_caller(database.owner, github, PROJECT, service_name="kis-second")
@@ -137,7 +140,7 @@ def test_rows_that_cannot_be_stored(database: Database, github: GitHubIssuer, ch
 
 
 def test_rows_that_can_be_stored(database: Database, github: GitHubIssuer) -> None:
-    """Branches in any script, tags, each kind of issuer, and a project on this machine can be listed."""
+    """A branch name in any alphabet, a tag, each kind of issuer, and a project on this machine can be listed."""
     changes: list[dict[str, object]] = [
         {"ref": "refs/heads/자동매매/v1.2+rc@3"},
         {"ref": "refs/tags/v1"},
@@ -161,7 +164,10 @@ def test_rows_that_can_be_stored(database: Database, github: GitHubIssuer) -> No
 
 
 def test_workflow_and_reusable_workflow(database: Database, job: Job) -> None:
-    """A row can be narrowed to a workflow's file and to a reusable workflow: each is compared as a whole."""
+    """A row can require a workflow's file and a reusable workflow.
+
+    The columns workflow and job_workflow_ref are compared as whole texts.
+    """
     database.owner.execute(
         "update public.credential_callers set workflow = '.github/workflows/trade.yml',"
         " job_workflow_ref = 'acme/shared/.github/workflows/run.yml@refs/tags/v1'"
@@ -173,7 +179,7 @@ def test_workflow_and_reusable_workflow(database: Database, job: Job) -> None:
 
 
 def test_issuer_of_an_enterprise(database: Database, anon: psycopg.Connection[tuple[Any, ...]]) -> None:
-    """Issuers are apart: a token of GitHub Enterprise Server is good for the rows with its issuer alone."""
+    """An ID token of a GitHub Enterprise Server fits only rows with this server's issuer."""
     server = GitHubIssuer(issuer="https://github.acme.example/_services/token")
     server.publish(SigningKey.make("shared-kid"))
     trust(database, server)
@@ -187,7 +193,7 @@ def test_issuer_of_an_enterprise(database: Database, anon: psycopg.Connection[tu
 
 
 def test_rows_end_by_their_date(database: Database, job: Job) -> None:
-    """A row counts until valid_until."""
+    """A row of the list gives access until its valid_until."""
     database.owner.execute("update public.credential_callers set valid_until = now() + interval '1 minute'")
     assert job.read()["access"] == "issue"
     database.owner.execute("update public.credential_callers set valid_until = now()")
@@ -196,7 +202,7 @@ def test_rows_end_by_their_date(database: Database, job: Job) -> None:
 
 
 def test_job_that_is_taken_off_the_list(database: Database, job: Job) -> None:
-    """Deleting a row ends the job's access at once, also for an attempt that has begun."""
+    """If a row is deleted, the job's access ends at once, even during an attempt that has begun."""
     job.begin()
     database.owner.execute("delete from public.credential_callers")
     assert [refusal(attempt).code for attempt in (job.read, job.begin, job.abort)] == ["KTA04"] * 3
@@ -204,7 +210,7 @@ def test_job_that_is_taken_off_the_list(database: Database, job: Job) -> None:
 
 
 def test_callers_status(database: Database, github: GitHubIssuer, job: Job) -> None:  # noqa: ARG001 - its row
-    """The service key can see all rows of the list and the issuers' keys, without the moduli."""
+    """The service key can read all rows of the list, and the issuers' keys without their moduli."""
     list_caller(database.owner, github, PROJECT, service_name="kis-second", note="acme/bot")
 
     status = database.call("credential_callers_status")

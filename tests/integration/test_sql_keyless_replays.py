@@ -1,4 +1,7 @@
-"""One ID token begins one attempt, which only the run that has begun can end. The slot of these tests has no token."""
+"""An ID token begins only one attempt.
+
+Only the run that has begun an attempt can end the attempt. In all tests of this module, the slot has no token.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_replayed_token(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """A token that has begun an attempt begins no other: not with another holder, and not for another slot."""
+    """An ID token that has begun an attempt cannot begin another one, for another holder or for another slot."""
     list_caller(database.owner, github, PROJECT, service_name="kis-second", access="issue")
     token = job.token()
     assert job.begin(token)["status"] == "granted"
@@ -30,7 +33,7 @@ def test_replayed_token(database: Database, job: Job, github: GitHubIssuer) -> N
 
 
 def test_run_that_has_not_begun(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """Another run, attempt or repository cannot commit, abort or take over an attempt, even with its holder id."""
+    """A job of another run, run attempt or repository cannot commit, abort or take over, even with the holder's id."""
     list_caller(database.owner, github, PROJECT, repository_id="75", access="issue")
     job.begin()
     token = make_token()
@@ -54,7 +57,7 @@ def test_holder_that_waits_for_the_lease(job: Job, github: GitHubIssuer, databas
 
 
 def test_twelve_holders_with_one_token(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """Of twelve callers that begin with one token at the same time, one gets the lease; the others are refused."""
+    """If twelve callers begin at the same time with one ID token, one is granted the lease, and eleven are refused."""
     token = job.token()
 
     def begin(_: int) -> str | None:

@@ -1,4 +1,4 @@
-"""set_app_key and reseal: an account's keys change, values are sealed, and no lease sees half of a change."""
+"""set_app_key and reseal: they change an account's keys and seal values, and no lease sees half of a change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def keys(database: Database) -> dict[str, str]:
 
 
 def test_keys_of_an_empty_slot(database: Database) -> None:
-    """In an empty slot both rows are inserted, active and with the environment."""
+    """If the slot is empty, set_app_key inserts two active rows with the given environment."""
     assert set_app_key(database, environment="paper") == "stored"
     assert keys(database) == {"app_key": "PSnew", "app_secret": "bmV3"}
     rows = database.owner.execute("select distinct environment, is_active from api_credentials").fetchall()
@@ -42,7 +42,7 @@ def test_keys_of_an_empty_slot(database: Database) -> None:
 
 
 def test_keys_replace_those_before_also_inactive_ones(database: Database) -> None:
-    """Existing rows get the new values and become active again."""
+    """set_app_key writes the new values into existing rows and makes inactive rows active."""
     database.put_keys()
     database.put("app_secret", "b2xk", active=False)
     assert set_app_key(database, keeps_token=True) == "stored"
@@ -50,7 +50,7 @@ def test_keys_replace_those_before_also_inactive_ones(database: Database) -> Non
 
 
 def test_end_of_the_keys_is_stored(database: Database) -> None:
-    """Both rows get the end. Without one the end is null, so the previous key's end is not kept for another key."""
+    """Key and secret get the given end, or null if no end is given, so that no key has an earlier key's end."""
     end = utc_now().replace(microsecond=0) + 300 * 24 * HOUR
     for given, kept in ((end, end), (None, None)):
         arguments = {} if given is None else {"expires_at": given}
@@ -60,7 +60,7 @@ def test_end_of_the_keys_is_stored(database: Database) -> None:
 
 
 def test_earlier_form_of_the_function_goes_away(make_database: Callable[[], Database]) -> None:
-    """The file drops the form without expires_at: with two functions of the name, PostgREST could choose neither."""
+    """The file drops the form without expires_at, because PostgREST cannot choose between two forms of set_app_key."""
     database = make_database()
     arguments = "text, text, text, text, boolean"
     database.owner.execute(
@@ -73,7 +73,7 @@ def test_earlier_form_of_the_function_goes_away(make_database: Callable[[], Data
 
 
 def test_token_ends_with_its_key(database: Database) -> None:
-    """If keeps_token is false, the token becomes inactive, because it belongs to the previous key."""
+    """If keeps_token is false, the stored token becomes inactive, because it belongs to the previous key."""
     database.put_token(make_token())
     assert set_app_key(database, keeps_token=True) == "stored"
     assert database.row()["is_active"]
@@ -83,7 +83,7 @@ def test_token_ends_with_its_key(database: Database) -> None:
 
 
 def test_lease_that_runs_stores_nothing_of_the_old_key(database: Database) -> None:
-    """A holder with the old key is fenced. A caller with the new key is granted a lease after KIS's minute."""
+    """If the key changes, a holder with the old key is fenced. 71 s later, a caller with the new key is granted."""
     holder, successor = Caller(database), Caller(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
     assert holder.begin()["status"] == "granted"
 
@@ -106,7 +106,7 @@ def test_lease_continues_if_the_token_is_kept(database: Database) -> None:
 
 
 def test_old_key_is_free_for_another_slot(database: Database) -> None:
-    """After the change another slot may use the old key, because it is no longer in two slots."""
+    """After a slot's key has changed, another slot may use the old key, because only one slot has the old key."""
     issued = Caller(database)
     issued.begin()
     issued.commit(make_token())
@@ -149,14 +149,14 @@ def test_reseal_seals_a_value(database: Database) -> None:
 
 
 def test_inactive_row_is_sealed_and_stays_inactive(database: Database) -> None:
-    """An inactive row is sealed as well, and stays inactive."""
+    """The function reseal also seals an inactive row, and the row stays inactive."""
     version = database.put_token(make_token(), active=False)
     database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
     assert (database.row()["credential_value"], database.row()["is_active"]) == (SEALED, False)
 
 
 def test_row_that_was_changed_meanwhile_is_left_alone(database: Database) -> None:
-    """If the row has changed since it was read, reseal does not restore the old value."""
+    """If the row has changed since the caller read it, reseal does not restore the old value."""
     version = database.put_token(make_token())
     newer = make_token()
     database.put_token(newer)
@@ -168,7 +168,7 @@ def test_row_that_was_changed_meanwhile_is_left_alone(database: Database) -> Non
 
 
 def test_lease_knows_a_sealed_token(database: Database) -> None:
-    """A token that was just issued stays fresh after sealing: no caller asks KIS, which would give it again."""
+    """A recently issued token stays fresh after it is sealed, because KIS would give the same token again."""
     token = make_token(left=HOUR, age=HOUR)
     issued = Caller(database)
     issued.begin()

@@ -1,6 +1,6 @@
 """abort_issuance and save_token: columns, statuses and SQLSTATEs; revoke_token, issuance_status and prune_issuances.
 
-tests/store/test_abort.py and test_save.py test the behaviour of the first two for a caller.
+tests/store/test_abort.py and test_save.py test how abort_issuance and save_token behave for a caller.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def save(database: Database, token: Token, **changes: object) -> str:
 
 
 def test_an_abort_is_written_into_the_lease(database: Database, caller: Caller) -> None:
-    """The status is aborted. The lease has the error and no holder."""
+    """After an abort, the status is aborted, and the lease has the error code and no holder."""
     assert caller.abort("out-of-time", timedelta()) == "aborted"
 
     lease = database.lease()
@@ -49,7 +49,7 @@ def test_an_abort_is_written_into_the_lease(database: Database, caller: Caller) 
 
 @pytest.mark.parametrize("change", [{"fence": 0}, {"fence": 2}, {"fence": None}, {"holder": None}], ids=str)
 def test_a_fenced_abort_changes_no_column(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """If an abort names another fence or holder, or null, the status is fenced and the lease does not change."""
+    """If an abort has a wrong or null fence or holder, the status is fenced, and the lease does not change."""
     before = database.lease()
 
     assert caller.abort(**change) == "fenced"  # type: ignore[arg-type]  # fence and holder alone
@@ -77,7 +77,7 @@ def test_an_invalid_abort_is_refused(caller: Caller, change: dict[str, object]) 
 
 
 def test_save_answers_saved_or_kept(database: Database) -> None:
-    """The status shows whether the token was stored. The client does not pass it on to its caller."""
+    """The status shows whether save_token stored the token. The client does not return this status to its caller."""
     stored = make_token(left=23 * HOUR)
     until = stored.expires_at
 
@@ -93,7 +93,7 @@ def test_save_answers_saved_or_kept(database: Database) -> None:
 
 
 def test_begin_has_the_issue_time_of_the_leases_token_alone(database: Database) -> None:
-    """If the stored token was saved without the lease, the answer's issued_at is null."""
+    """If the stored token was saved without a lease, begin's answer has issued_at null."""
     token = make_token()
     issue_by_functions(database, token)
     assert parse_instant(Caller(database).begin()["issued_at"]) == token.issued_at
@@ -125,7 +125,7 @@ def revoke(database: Database, token: Token, **changes: object) -> str:
 
 
 def test_a_revoked_token_is_never_stored_again(database: Database) -> None:
-    """The row becomes inactive, begin names the token, and a commit of it stores nothing. A second call is allowed."""
+    """A revocation makes the row inactive. begin names the revoked token, and a commit of this token stores nothing."""
     token = make_token()
     issue_by_functions(database, token)
     assert revoke(database, token) == "revoked"
@@ -142,7 +142,7 @@ def test_a_revoked_token_is_never_stored_again(database: Database) -> None:
 
 
 def test_a_row_of_another_version_stays_active(database: Database) -> None:
-    """A row of another version is not the revoked token: it stays active, and the holder of the lease can commit."""
+    """If the row's version is not the revoked token's, the row stays active, and the holder of the lease can commit."""
     token = make_token()
     issue_by_functions(database, token)
     version = database.row()["version"]
@@ -170,7 +170,7 @@ def test_an_invalid_revocation_is_refused(database: Database, change: dict[str, 
 
 
 def test_status_has_all_but_the_holders(database: Database) -> None:
-    """A status has leases and events with labels, newest first, but no holder id, no token and no app key."""
+    """A status has leases and events with labels, newest first. A status has no holder id, no token and no app key."""
     token = make_token()
     issue_by_functions(database, token)
     waiting = Caller(database, service="kis-paper", label="a laptop", app_key=type(APP_KEY)("PSother", "c2VjcmV0"))
@@ -187,7 +187,7 @@ def test_status_has_all_but_the_holders(database: Database) -> None:
 
 
 def test_status_of_one_slot(database: Database) -> None:
-    """With a service, a status has only that slot. log_rows limits the events; below zero there are no events."""
+    """With a service, a status has only that slot. log_rows limits the events; a negative number gives no events."""
     issue_by_functions(database, make_token())
 
     assert database.call("issuance_status", service="kis-paper")["leases"] == []
@@ -197,7 +197,7 @@ def test_status_of_one_slot(database: Database) -> None:
 
 
 def test_status_has_the_rows_without_their_values(database: Database) -> None:
-    """A status has the rows of keys and tokens, also the inactive ones, with their columns but without their values."""
+    """A status has the active and inactive rows of keys and tokens, with all columns except the values."""
     token = make_token()
     version = database.put_token(token, active=False)
     database.put_keys(service="kis-paper")
@@ -226,7 +226,7 @@ def test_status_has_the_rows_without_their_values(database: Database) -> None:
 
 
 def test_status_has_the_value_of_one_token(database: Database) -> None:
-    """token_rows are only the active token and the rejected tokens of the slot token_of: no other slot, no keys."""
+    """token_rows has only the active token and the rejected tokens of the slot token_of."""
     token, other = make_token(), make_token()
     database.put_keys()
     version = database.put_token(token)
@@ -252,12 +252,12 @@ def test_status_has_the_value_of_one_token(database: Database) -> None:
 
 
 def test_status_has_the_version_of_the_functions(database: Database) -> None:
-    """A status has the same version as credential_schema_version."""
+    """issuance_status returns the same schema version as credential_schema_version."""
     assert database.call("issuance_status")["schema_version"] == database.call("credential_schema_version")
 
 
 def test_pruning_deletes_old_events(database: Database) -> None:
-    """Pruning deletes events older than keep, 90 days by default, and changes no lease."""
+    """Pruning deletes events that are older than ``keep`` (by default 90 days), and changes no lease."""
     issue_by_functions(database, make_token())
     database.owner.execute("update credential_issuances set happened_at = now() - interval '91 days' where id % 2 = 0")
     old = len(database.owner.execute("select 1 from credential_issuances where id % 2 = 0").fetchall())

@@ -1,4 +1,4 @@
-"""Rejected and revoked tokens: a slot remembers them until they expire, and no function stores one of them."""
+"""A slot remembers rejected and revoked tokens until they expire, and no function stores such a token again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save(database: Database, token: Token, **changes: object) -> str:
 
 
 def remembered_row(database: Database) -> dict[str, Any]:
-    """Return the row rejected_tokens of the slot; empty if there is no such row."""
+    """Return the slot's row rejected_tokens, or an empty mapping if the slot has no such row."""
     rows = database.owner.execute(
         "select * from api_credentials where service_name = 'kis' and credential_type = 'rejected_tokens'"
     ).fetchall()
@@ -48,18 +48,18 @@ def remembered_row(database: Database) -> dict[str, Any]:
 
 
 def remembered(database: Database) -> dict[str, datetime]:
-    """Return the remembered tokens and their ends."""
+    """Return the fingerprints of the remembered tokens, with the end of each token."""
     value = remembered_row(database).get("credential_value", "{}")
     return {token_id: datetime.fromisoformat(end) for token_id, end in json.loads(value).items()}
 
 
 def named_by_begin(database: Database) -> set[str]:
-    """Return the rejected tokens that begin names."""
+    """Return the fingerprints of the rejected tokens that begin names."""
     return set(Caller(database).begin()["rejected_token_ids"])
 
 
 def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
-    """After a second revocation the slot still remembers the first token: begin names both, and neither is stored."""
+    """After two revocations, begin names both tokens, and a commit of the first token stores nothing."""
     first, second = make_token(), make_token()
     issue_by_functions(database, first)
     assert revoke(database, first) == "revoked"
@@ -77,7 +77,7 @@ def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
 
 
 def test_a_token_id_beside_a_plain_value_does_not_count(database: Database) -> None:
-    """The fingerprint of a plain value comes from the value. An argument token_id is ignored."""
+    """If the value is plain, its fingerprint comes from the value, and the argument token_id is ignored."""
     token = make_token()
     issue_by_functions(database, token)
     revoke(database, token)
@@ -98,7 +98,7 @@ def test_a_malformed_token_id_is_refused(database: Database, of: str) -> None:
 
 
 def test_a_rejected_token_is_remembered_until_it_ends(database: Database) -> None:
-    """The remembered end is the end of the stored token. It is also the expires_at of the row rejected_tokens."""
+    """A rejected token is remembered until its stored end, which is also the expires_at of the row rejected_tokens."""
     token = make_token(left=40 * HOUR)
     database.put_token(token)
     Caller(database).begin(rejected_token_id=token.token_id)
@@ -120,7 +120,7 @@ def test_a_rejected_token_is_remembered_until_it_ends(database: Database) -> Non
 def test_an_impossible_end_is_limited(
     database: Database, column: str | None, least: timedelta, most: timedelta
 ) -> None:
-    """If the row's end lacks its offset or is infinite, the token is remembered for at least 1 and at most 90 days."""
+    """If the row's end is past, infinite or null, the token is remembered for at least 1 and at most 90 days."""
     token = make_token()
     version = database.put("access_token", token.to_json(), column)
     assert revoke(database, token, version=version) == "revoked"
@@ -130,7 +130,10 @@ def test_an_impossible_end_is_limited(
 
 
 def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: Database) -> None:
-    """If no row has the token's end, the longest validity at KIS counts. A second call keeps a known end."""
+    """If no row has the token's end, the token is remembered for 90 days.
+
+    If the token's end is known, a second revocation keeps this end.
+    """
     token, stored = make_token(), make_token(left=10 * HOUR)
     Caller(database).begin(rejected_token_id=token.token_id)
     assert 89 * DAY < remembered(database)[token.token_id] - utc_now() <= 90 * DAY
@@ -143,7 +146,7 @@ def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: 
 
 
 def test_an_expired_entry_is_forgotten(database: Database) -> None:
-    """An expired entry is no longer named. The next write removes it."""
+    """begin_issuance does not name a rejected token that has expired. The next write removes the expired entry."""
     old, new = make_token(), make_token()
     ends = {old.token_id: f"{utc_now() - HOUR}"}
     database.put("rejected_tokens", json.dumps(ends))
@@ -157,7 +160,10 @@ def test_an_expired_entry_is_forgotten(database: Database) -> None:
     "value", ["", "{", "[]", "1", "null", '"text"', '{"a": 1}', '{"0123456789abcdef": "soon"}', "[" * 20000, SEALED]
 )
 def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str) -> None:
-    """If the row cannot be read, begin, commit and save treat it as empty. The next rejected token replaces it."""
+    """If the row rejected_tokens cannot be parsed, the functions treat it as empty.
+
+    The next rejected token replaces an unreadable value.
+    """
     database.put("rejected_tokens", value)
     issue_by_functions(database, make_token())
     assert named_by_begin(database) == set()
@@ -169,7 +175,7 @@ def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str
 
 
 def test_status_and_listings_do_not_show_the_row(database: Database) -> None:
-    """set_app_key does not change the row rejected_tokens, because the row is no credential."""
+    """set_app_key does not change the row rejected_tokens, because the row is not a credential."""
     token = make_token()
     database.put_keys()
     issue_by_functions(database, token)
@@ -182,7 +188,10 @@ def test_status_and_listings_do_not_show_the_row(database: Database) -> None:
 
 
 def test_the_reader_s_role_sees_which_tokens_are_rejected(database: Database) -> None:
-    """A read-only key can read the row, but no app key and no secret. anon and authenticated can read nothing."""
+    """A read-only key can read the row rejected_tokens, but no app key and no secret.
+
+    The roles anon and authenticated cannot read this row.
+    """
     database.put_keys()
     issue_by_functions(database, make_token())
     revoke(database, make_token(), version=0)
@@ -209,13 +218,13 @@ def old(postgres: EmbeddedPostgres) -> Iterator[Database]:
 
 
 def migrate(database: Database) -> None:
-    """Run the current files twice."""
+    """Run the current files of sql/ twice."""
     for _ in range(2):
         apply_migrations(database.project.owner, migrations_folder())
 
 
 def test_the_rejected_token_of_a_lease_is_carried_over(old: Database) -> None:
-    """The token that the lease remembered is in the new row, for the longest validity of a token."""
+    """The rejected token that a lease of version 1.0.0 remembers is copied to the row rejected_tokens for 90 days."""
     token = make_token()
     issue_by_functions(old, token)
     revoke(old, token)
@@ -230,7 +239,10 @@ def test_the_rejected_token_of_a_lease_is_carried_over(old: Database) -> None:
 
 
 def test_a_current_lease_continues(old: Database) -> None:
-    """A holder that began with the old functions commits with the new ones. Other callers wait meanwhile."""
+    """A holder that began with the old functions commits with the new functions.
+
+    While the holder has not committed, other callers get the status busy.
+    """
     holder, token = Caller(old), make_token()
     assert holder.begin()["status"] == "granted"
     migrate(old)
@@ -241,7 +253,7 @@ def test_a_current_lease_continues(old: Database) -> None:
 
 
 def test_a_waiting_call_survives_the_update(old: Database) -> None:
-    """If a begin of version 1.0.0 waits for a lock while the files run, it is granted the lease afterwards."""
+    """If a begin of version 1.0.0 waits for a lock while the files run, it is granted the lease after the wait."""
     holder, rejected, token = Caller(old), make_token(), make_token()
     with psycopg.connect(old.project.owner) as blocker, ThreadPoolExecutor(1) as threads:
         blocker.execute("select pg_advisory_xact_lock(hashtextextended('kis-token:' || %s, 0))", (APP_KEY.key_id,))

@@ -1,4 +1,4 @@
-"""The signature of an ID token, as the database checks it: published vectors, forged blocks, damaged tokens."""
+"""How the database checks the signature of an ID token: published vectors, forged blocks, damaged tokens."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MESSAGE = b"eyJhbGciOiJSUzI1NiJ9.e30"
 
 @pytest.fixture
 def key(github: GitHubIssuer) -> SigningKey:
-    """The key that the issuer signs with."""
+    """The issuer's signing key."""
     return github.keys[-1]
 
 
 def is_signed(database: Database, signature: bytes, modulus: bytes, message: bytes = MESSAGE) -> bool:
-    """Return the answer of the database's function."""
+    """Return whether the database's function issuance_is_rs256 accepts the signature."""
     rows = database.owner.execute(
         "select public.issuance_is_rs256(%s, %s, %s) as answer", (message, signature, modulus)
     ).fetchall()
@@ -39,7 +39,10 @@ def is_signed(database: Database, signature: bytes, modulus: bytes, message: byt
 
 
 def test_published_vectors(database: Database) -> None:
-    """NIST's vectors are judged as published. Other digests and moduli under 2048 bits are refused, correct or not."""
+    """For NIST's vectors, the function gives the published result.
+
+    The function accepts only SHA-256 and moduli of 2048 bits or more.
+    """
     judged = []
     for vector in VECTORS["vectors"]:
         modulus, signature, message = (
@@ -58,7 +61,7 @@ def test_published_vectors(database: Database) -> None:
 
 
 def forged_blocks(size: int) -> dict[str, bytes]:
-    """Blocks that a lenient check takes for the right one."""
+    """Return wrong blocks that a lenient check would accept, by the name of the fault."""
     right = block_of(MESSAGE, size)
     digest = hashlib.sha256(MESSAGE).digest()
     prefix = bytes.fromhex("3031300d060960864801650304020105000420")
@@ -97,7 +100,7 @@ def forged_blocks(size: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("bits", first_of(1, [2048, 3072, 4096]))
 def test_forged_blocks(database: Database, github: GitHubIssuer, bits: int) -> None:
-    """Of signatures that the key itself has made, the one whose block is the whole expected one is good."""
+    """A signature by the right key is accepted only if its block is equal to the whole expected block."""
     key = github.keys[-1] if bits == 2048 else SigningKey.make(bits=bits)
     size = bits // 8
 
@@ -111,7 +114,7 @@ def test_forged_blocks(database: Database, github: GitHubIssuer, bits: int) -> N
 
 
 def test_signatures_that_are_no_number_below_the_modulus(database: Database, key: SigningKey) -> None:
-    """A signature s is refused as s + n, as n, as n - 1, as 0 and 1, and with a byte more or less."""
+    """For a good signature s and the modulus n, the numbers s + n, n, n - 1, n - s, 0 and 1 are refused."""
     size = len(key.modulus)
     n = int.from_bytes(key.modulus, "big")
     small = next(
@@ -131,7 +134,7 @@ def test_signatures_that_are_no_number_below_the_modulus(database: Database, key
 
 
 def test_moduli_that_are_too_short_or_too_long(database: Database) -> None:
-    """The function itself refuses a modulus under 2048 or over 4096 bits, and null, whatever the table holds."""
+    """issuance_is_rs256 itself refuses null, and a modulus under 2048 or over 4096 bits."""
     small = SigningKey.make(bits=1024)
 
     assert not is_signed(database, sign_block(small.private, block_of(MESSAGE, 128)), small.modulus)
@@ -144,12 +147,12 @@ def test_moduli_that_are_too_short_or_too_long(database: Database) -> None:
 
 
 def flipped(data: bytes, place: int, bit: int) -> bytes:
-    """The bytes, with one bit changed."""
+    """Return the bytes with one bit changed."""
     return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
 
 
 def test_one_flipped_bit_in_each_byte_of_a_signature(database: Database, key: SigningKey) -> None:
-    """A signature with one wrong bit, in any of its bytes, is refused; so is one by a modulus with one wrong bit."""
+    """A signature is refused if one bit of the signature, in any byte, or one bit of the modulus is wrong."""
     good = sign_block(key.private, block_of(MESSAGE, len(key.modulus)))
     rows = database.owner.execute(
         "select count(*) filter (where public.issuance_is_rs256(%(message)s, s, %(n)s)) as taken, count(*)"
@@ -166,7 +169,7 @@ def test_one_flipped_bit_in_each_byte_of_a_signature(database: Database, key: Si
 
 
 def test_one_flipped_bit_in_each_byte_of_a_token(database: Database, github: GitHubIssuer) -> None:
-    """A token with one wrong bit, in any of its characters, is refused, and the error is one of the unknown token's."""
+    """If one bit of a token is wrong, in any character, the error is KTA01 or KTA07, as for an unknown token."""
     call_as_owner = "create or replace function pg_temp.refused(t text) returns text language plpgsql as $$ begin"
     database.owner.execute(
         call_as_owner + " perform public.issuance_id_token_claims(t); return 'taken';"
@@ -185,7 +188,7 @@ def test_one_flipped_bit_in_each_byte_of_a_token(database: Database, github: Git
 
 
 def test_encodings_of_one_token(database: Database, github: GitHubIssuer) -> None:
-    """One token has one text: other encodings of the same bytes are refused, as are blanks and padding."""
+    """An ID token has exactly one text. Other encodings of a token's bytes, added blanks and padding are refused."""
     store_issuer_keys(database.owner, github)
     token = github.id_token("https://example.supabase.co")
     head, body, signature = token.split(".")
@@ -216,9 +219,9 @@ def test_encodings_of_one_token(database: Database, github: GitHubIssuer) -> Non
 
 
 def test_headers_that_name_another_way_to_sign(database: Database, github: GitHubIssuer, key: SigningKey) -> None:
-    """A header with another algorithm, a critical extension or another type is refused, although the signature is good.
+    """Another algorithm, a critical extension or another type in the header is refused, although the signature is good.
 
-    A key, an address of keys or certificates in the header have no effect: the stored key alone counts.
+    Keys, certificates and their addresses in the header have no effect: only the stored key counts.
     """
     store_issuer_keys(database.owner, github)
     claims = github.claims("https://example.supabase.co")
@@ -261,9 +264,10 @@ def test_headers_that_name_another_way_to_sign(database: Database, github: GitHu
 
 
 def test_numbers_in_place_of_texts_stay_small(database: Database, key: SigningKey, github: GitHubIssuer) -> None:
-    """A token without a signature costs no memory: a list of numbers such as 1e99999 in its header never becomes text.
+    """A list of numbers such as 1e99999 in a header is never turned into text, so a forged token costs little memory.
 
-    As text, each of these lists has 145 million characters. The function would need seconds and a gigabyte.
+    As text, each list of the test would have 145 million characters. The function would need seconds and a gigabyte of
+    memory to turn such a list into text.
     """
     store_issuer_keys(database.owner, github)
     numbers = ",".join(["1e99999"] * 1450)
@@ -281,7 +285,7 @@ def test_numbers_in_place_of_texts_stay_small(database: Database, key: SigningKe
 
 
 def test_payloads_that_are_no_claims(database: Database, github: GitHubIssuer) -> None:
-    """A part that is not a JSON object in UTF-8 is refused with the same error, and not with one of PostgreSQL."""
+    """If a header or payload is not a JSON object in UTF-8, the error is KTA01, and not an error of PostgreSQL."""
     store_issuer_keys(database.owner, github)
     head, _, signature = github.id_token("https://example.supabase.co").split(".")
     parts = (

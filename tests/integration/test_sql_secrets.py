@@ -1,4 +1,4 @@
-"""If the table refuses a value, the value appears neither in the error nor in the server's log."""
+"""If the table does not accept a value, the value does not appear in the error or in the server's log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ begin raise exception 'not this: %', new using detail = new.credential_value, hi
 create trigger tell before insert or update on public.api_credentials for each row execute function public.tell()
 """
 
-#: A project's change of the table, the error's SQLSTATE, and the name in the error's text.
+#: Changes of the table by a project, each with the SQLSTATE and the name in the resulting error.
 OBSTACLES = {
     "a further column": ("alter table api_credentials add column owner text not null", "23502", "column owner"),
     "a constraint": (
@@ -63,7 +63,7 @@ TOKEN = make_token()
 
 
 def begin_and_commit(database: Database) -> None:
-    """Begin, and commit a token."""
+    """Begin a lease, and commit a token."""
     caller = Caller(database)
     caller.begin()
     caller.commit(TOKEN)
@@ -100,7 +100,7 @@ WRITES: list[Callable[[Database], None]] = [set_app_key, save_token, begin_and_c
         pytest.param(write, obstacle, id=f"{write.__name__}-{obstacle}")
         for write in WRITES
         for obstacle in OBSTACLES
-        if (write, obstacle) != (reseal, "a further column")  # an update does not write that column
+        if (write, obstacle) != (reseal, "a further column")  # reseal never sets the further column
     ],
 )
 def test_a_refused_row_is_not_shown(
@@ -109,7 +109,7 @@ def test_a_refused_row_is_not_shown(
     write: Callable[[Database], None],
     obstacle: str,
 ) -> None:
-    """The error has PostgreSQL's code and the name of the column or constraint. No part of it shows a value."""
+    """The error has PostgreSQL's code and the name of the column or constraint. No part of the error shows a value."""
     statement, code, named = OBSTACLES[obstacle]
     database = make_database()
     if write is reseal:
@@ -134,7 +134,7 @@ def test_a_refused_row_is_not_shown(
 
 
 def test_nothing_of_a_refused_write_stays(make_database: Callable[[], Database]) -> None:
-    """If the table refuses the secret, the key is not stored either."""
+    """If the table does not accept the app secret, the app key is not stored."""
     database = make_database()
     database.owner.execute("alter table api_credentials add check (credential_type <> 'app_secret')")
     with pytest.raises(psycopg.errors.CheckViolation):

@@ -1,4 +1,4 @@
-"""The kind of table that api_credentials must be, and functions of a project's own beside ours."""
+"""The kind of table that api_credentials must be, and a user's own functions that have the names of our functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS = """
 """
 _TABLE = f"create table public.api_credentials ({_COLUMNS}, unique (service_name, credential_type))"
 
-#: Tables whose rows can be read through the rights of another table, and the message about each.
+#: Kinds of tables whose rows can be read through another table's rights, each with the error message.
 OTHER_KINDS = {
     "partitioned": (
         (
@@ -72,7 +72,7 @@ create foreign table public.api_credentials ({_COLUMNS.replace("bigserial", "big
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str) -> None:
-    """The first file stops and changes nothing. Its message names the kind of table and the remedy."""
+    """If api_credentials is not an ordinary table, the first file stops without a change and names the remedy."""
     statement, said = OTHER_KINDS[kind]
     dsn = postgres.create_database()
     project = prepare_database(dsn)
@@ -91,7 +91,7 @@ def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str)
 
 
 def test_the_remedy_of_the_hint_works(postgres: EmbeddedPostgres) -> None:
-    """After the hint's steps the rows are in an ordinary table with versions, and check_setup finds no difference."""
+    """After the hint's steps, an ordinary table has the rows with versions, and check_setup finds no difference."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
         database.owner.execute(sql.SQL(OTHER_KINDS["partitioned"][0] or ""))
@@ -139,7 +139,7 @@ def test_the_remedy_of_the_hint_works(postgres: EmbeddedPostgres) -> None:
 def test_check_reports_a_table_that_became_of_another_kind(
     make_database: Callable[[], Database], change: str, said: str
 ) -> None:
-    """If the table becomes one that the first file refuses, check_setup() reports it."""
+    """If a migrated table is changed to a kind that the first file refuses, check_setup() reports the kind."""
     database = make_database()
     database.owner.execute(sql.SQL(change))
 
@@ -148,7 +148,7 @@ def test_check_reports_a_table_that_became_of_another_kind(
         apply_migrations(database.project.owner, migrations_folder())
 
 
-#: Functions of a project's own, with the names of our functions.
+#: A user's own functions, which have the names of our functions.
 THEIR_OWN = (
     "public.save_token(text)",
     "public.issuance_report(text)",
@@ -159,7 +159,7 @@ THEIR_OWN = (
 
 
 def test_functions_of_a_project_s_own_are_left_alone(postgres: EmbeddedPostgres) -> None:
-    """The files change no rights on a project's own functions, and check_setup() does not report them."""
+    """The files change no rights on a user's own functions, and check_setup() does not report these functions."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
         for each in THEIR_OWN:
@@ -180,9 +180,9 @@ def test_functions_of_a_project_s_own_are_left_alone(postgres: EmbeddedPostgres)
 
 
 def test_all_our_functions_are_looked_at(make_database: Callable[[], Database]) -> None:
-    """check_setup() reports a right on each function of the files, so its list of them is complete.
+    """If anon may call all functions, check_setup() reports each function of the files except the keyless functions.
 
-    The keyless functions are for anon: check_setup() reports a missing right there.
+    If anon and authenticated may not call a keyless function, check_setup() reports the missing right.
     """
     database = make_database()
     keyless = {"keyless_read", "keyless_begin", "keyless_commit", "keyless_abort"}

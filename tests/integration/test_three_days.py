@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 DAYS = 3
 
-#: The time between two calls of the bot, and of a busy bot.
+#: The pause between two calls of a bot (``PAUSE``) and of a busy bot (``SHORT``).
 PAUSE, SHORT = timedelta(minutes=30), timedelta(minutes=10)
 
 
 def at(day: int, clock: str) -> datetime:
-    """Return a time of day in Korea. The bot starts on day 1."""
+    """Return the time ``clock`` in Korea on a day. The bot starts on day 1."""
     return datetime.fromisoformat(f"{BEGIN:%Y-%m}-{BEGIN.day + day - 1:02}T{clock}+09:00")
 
 
@@ -39,14 +39,15 @@ class Days:
         self.calls: Counter[bool] = Counter()
         self.rotations: list[bool] = []
         self.events: dict[datetime, Callable[[], object]] = {
-            # A rotation. Its token ends the bot's old token, and the bot finds the new one in the store.
+            # A rotation. The new token ends the bot's old token, and the bot finds the new token in the store.
             at(2, "06:13"): self.rotate,
             at(2, "06:43"): self.rotate,
-            # An outage in the Korean session. The bot is restarted during it.
+            # An outage during the Korean session. The bot restarts during this outage.
             at(2, "09:05"): environment.supabase.stop,
             at(2, "11:05"): self.restart,
             at(2, "15:05"): environment.supabase.start,
-            # In the night KIS ends the token early, during an outage of Supabase: the machine issues one for itself.
+            # During an outage of Supabase at night, KIS ends the token early, and the bot's machine issues a token for
+            # itself.
             at(3, "01:05"): environment.supabase.stop,
             at(3, "01:35"): self.expire,
             at(3, "03:05"): environment.supabase.start,
@@ -65,21 +66,21 @@ class Days:
             self.environment.clock.jump(self.pause.total_seconds())
 
     def rotate(self) -> None:
-        """Run a tick of the workflow."""
+        """Run one tick of the rotation workflow."""
         self.rotations.append(self.environment.rotate().refreshed)
 
     def restart(self) -> None:
-        """End the bot's process, and start another on the same machine."""
+        """Close the bot's client, and start a new client on the same machine."""
         self.bot.close()
         self.bot = self.environment.client()
 
     def expire(self) -> None:
-        """Let KIS end the token early."""
+        """Make KIS end the bot's token early."""
         self.environment.kis.expire_token(self.bot.access_token)
 
 
 def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    """With rotations, two outages, a restart and an early end of a token, no call fails, and no day has two issues."""
+    """Despite rotations, two outages, a restart and an early end of a token, no call fails. Each day has one issue."""
     with open_environment(postgres, tmp_path) as environment:
         days = Days(environment, PAUSE)
 
@@ -93,7 +94,7 @@ def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
 
 
 def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    """If Supabase is down for two days, the bot issues for itself, and stores its token when Supabase is back."""
+    """If Supabase is down for two days, the bot issues for itself. After the outage, the bot stores its token."""
     shared: list[bool] = []
     with open_environment(postgres, tmp_path) as environment:
         days = Days(environment, SHORT)
@@ -116,7 +117,10 @@ def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Pa
 
 
 def issued_by_day(environment: SimulatedEnvironment) -> Counter[int]:
-    """Count new tokens by day in Korea. If a call within 6 hours gave the same token, it does not count."""
+    """Count new tokens by day in Korea.
+
+    A tokenP call that repeats a token, within 6 hours of its issue, is left out.
+    """
     times: list[datetime] = []
     for seen in environment.kis.requests:
         if seen.path == TOKEN_PATH and seen.status == 200 and not (times and seen.at < times[-1] + timedelta(hours=6)):

@@ -1,4 +1,4 @@
-"""The fixtures of the tests of pages: a user with a new Supabase project and a repository."""
+"""Fixtures for the tests of the pages: a user with a new Supabase project and a repository."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def newcomer(
         PostgRESTStandIn(empty.api, service_key=sandbox.service_key, anon_key=sandbox.anon_key) as stand_in,
     ):
         sandbox.owner_dsn, sandbox.supabase = empty.owner, stand_in
-        # The jobs ask the sandbox's issuer: a proxy to GitHub's names would keep them from the package index.
+        # The jobs use the sandbox's issuer: a proxy for GitHub's host names would prevent access to the package index.
         sandbox.github.publish(network.issuer.keys[-1])
         yield Newcomer(project, sandbox, network)
     postgres.drop_database(dsn)

@@ -11,7 +11,7 @@ REPOSITORY = "acme/bot"
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the page's three commands; a secret's value is on standard input. No other command works."""
+    """Run one of the page's three gh commands. A secret's value comes from standard input. Any other command fails."""
     match arguments:
         case ["secret", "set", name] if re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
             _store("secrets", name, sys.stdin.read())

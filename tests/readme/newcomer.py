@@ -1,4 +1,4 @@
-"""A user on the first day, who does exactly the steps of the pages."""
+"""A user on the first day, as a class whose methods do exactly the steps of the pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INSTALL, PROJECT, KEYS, CHECK, REPOSITORY, STORED_KEY, ACCOUNTS = codes_of("docs
 
 
 class Newcomer:
-    """A user with a new project, a terminal and a repository, who does exactly the steps of the page."""
+    """A user with a new project, a terminal and a repository. The user does exactly the steps of the page."""
 
     def __init__(self, project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
         self.project = project
@@ -33,24 +33,24 @@ class Newcomer:
         self.network = network
         account = sandbox.kis.accounts["production"][0]
         self.keys = (account.app_key, account.app_secret)
-        # Stand-ins for programs that this machine lacks, or that would send requests to other machines.
+        # Stand-ins for programs that this machine may lack, or that would send requests to other machines.
         self._add_command("uv", '#!/bin/sh\ntest "$*" = "tool install kis-token"\n')
         gh = Path(__file__).with_name("gh.py").read_text(encoding="utf-8")
         self._add_command("gh", f"#!{sys.executable}\n{gh}")
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """The secrets that gh has stored, or those of the last run."""
+        """The secrets that the stand-in for gh has stored, or, after a run, the secrets of the last run."""
         return self._stored("secrets")
 
     @property
     def github_variables(self) -> dict[str, str]:
-        """The variables that gh has stored."""
+        """The variables that the stand-in for gh has stored."""
         return self._stored("variables")
 
     @property
     def variables(self) -> dict[str, str]:
-        """The terminal's environment. A variable replaces KIS's own host by the sandbox's."""
+        """The terminal's environment. KIS_BASE_URL replaces KIS's own host by the sandbox's host."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_"))}
         paths = (self.project.commands, Path(sys.executable).parent, os.environ["PATH"])
         return kept | {
@@ -64,30 +64,30 @@ class Newcomer:
 
     @property
     def exported(self) -> dict[str, str]:
-        """The variables that the set-up has exported."""
+        """The environment variables that the user has exported during the set-up."""
         return {"SUPABASE_URL": self.sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": self.sandbox.service_key}
 
     def type(self, commands: str, *answers: str, **more: str) -> str:
-        """Type commands into a terminal, and answers to the questions of the commands. Return the screen."""
+        """Type commands into a terminal, and type answers to the commands' questions. Return the text on the screen."""
         return self._run(["bash", "-euo", "pipefail", "-c", commands], "".join(f"{each}\n" for each in answers), more)
 
     def python(self, program: str, **more: str) -> str:
-        """Run a program, and return its output."""
+        """Run a Python program, and return its output."""
         return self._run([sys.executable, "-"], program, more)
 
     @property
     def way_to_github(self) -> dict[str, str]:
-        """The variables by which GitHub's names lead to its stand-in."""
+        """The variables that lead GitHub's host names to the stand-in for GitHub."""
         names = ("HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE")
         return {name: value for name, value in self.network.variables.items() if name in names}
 
     def run_sql(self, file: str = "kis-token.sql") -> None:
-        """Run a file in the SQL editor, whose role is the project's owner."""
+        """Run a file in the SQL editor, as the project's owner."""
         with psycopg.connect(self.sandbox.owner_dsn) as connection:
             connection.execute((self.project.repository / file).read_bytes())
 
     def set_up(self) -> str:
-        """Do the set-up by hand up to the workflows; return the last terminal's output."""
+        """Do the steps of the set-up by hand before the workflows. Return the output of the terminal."""
         self.type(INSTALL)
         self.run_sql()
         seen = self.type(PROJECT + KEYS + CHECK, *self.exported.values(), *self.keys)
@@ -97,9 +97,9 @@ class Newcomer:
         return seen
 
     def act(self, name: str, workflow: str, *arguments: str, event: str = "workflow_dispatch") -> str:
-        """Commit a workflow and start it; return the log. The run succeeds and shows no secret.
+        """Commit and start a workflow. Check that the run succeeds and shows no secret. Return the log.
 
-        Jobs get what GitHub gives them: the stored secrets and variables, and ID tokens if they have the permission.
+        As on GitHub, jobs get the stored secrets and variables, and ID tokens if each job has the permission.
         """
         kis = self.sandbox.kis
         (self.project.repository / ".github" / "workflows" / name).write_text(workflow)
@@ -116,7 +116,7 @@ class Newcomer:
         return "\n".join(re.findall(r"\| (.*)$", done.stdout, re.MULTILINE))
 
     def real(self, seen: str) -> str:
-        """Return ``seen`` with KIS's own host."""
+        """Return ``seen`` with KIS's own host in place of the sandbox's host."""
         real = "https://openapi.koreainvestment.com:9443"
         return seen.replace(self.sandbox.kis.production_url, real).replace("(plain http, on this machine)", "(TLS)")
 
@@ -147,14 +147,14 @@ class Newcomer:
 
 
 def may_have_id_tokens(workflow: str) -> bool:
-    """Whether each job has the permission, of its own or of the workflow."""
+    """Whether each job has the permission ``id-token: write``, its own or the workflow's."""
     page = yaml.safe_load(workflow)
     permissions = [job.get("permissions", page["permissions"]) for job in page["jobs"].values()]
     return all(each.get("id-token") == "write" for each in permissions)
 
 
 def assert_shown(picture: str, seen: str) -> None:
-    """Each line of the picture was seen, in its order; ``…`` stands for others. Times and widths may differ."""
+    """Check that ``seen`` has the lines of ``picture`` in order. ``…`` stands for other lines. Numbers may differ."""
 
     def comparable(line: str) -> str:
         line = re.sub(r"\d+", "0", line)

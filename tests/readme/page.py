@@ -1,4 +1,4 @@
-"""The pages for users, and their fenced blocks."""
+"""Functions that read the pages for users and their fenced blocks."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The path of a workflow, from its first line."""
+        """The file name of a workflow, from the block's first line; None for another block."""
         named = re.match(r"# \.github/workflows/([\w-]+\.yml)\n", self.code)
         return named[1] if named else None
 
 
 def blocks_of(text: str, language: str | None = None) -> list[Block]:
-    """The fenced blocks, in their order: all, or those in a language."""
+    """Return the fenced blocks of a text in their order: all blocks, or only the blocks in ``language``."""
     found = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [Block(*each) for each in found if language in (None, each[0])]
 
 
 def codes_of(page: str, language: str) -> list[str]:
-    """The code of a page's blocks in a language."""
+    """Return the code of a page's blocks in a language."""
     return [block.code for block in blocks_of(read_page(page), language)]
 
 
 def workflows_of(page: str) -> dict[str, str]:
-    """The workflows of a page by the names of their files."""
+    """Return the workflows of a page, by file name."""
     return {block.file: block.code for block in blocks_of(read_page(page)) if block.file}
 
 
 def read_page(name: str) -> str:
-    """A page of the checkout."""
+    """Return the text of a page of this repository."""
     return (CHECKOUT / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The pages in a real browser: no page is wider than its window, and on a screen no table is cut and no name broken."""
+"""The pages in a real browser: no page is wider than its window. On a screen, no table is cut and no name is broken."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 PAGES = ("README.md", "README.ko.md", "docs/README.md", "docs/architecture.md", "docs/ko/troubleshooting.md")
 SCREEN, TELEPHONE = 1012, 390
-#: WCAG's least contrast of normal text.
+#: The minimum contrast of normal text in WCAG.
 READABLE = 4.5
 
-#: The visible properties of a page. ``broken`` has the names in the first columns of tables that take several lines.
+#: The visible properties of a page. ``broken`` has the names that take several lines in the first column of a table.
 SCRIPT = """(document) => ({
   overflows: overflows(document),
   cut: [...document.querySelectorAll("table")].filter((table) => table.scrollWidth > table.clientWidth).length,
@@ -29,7 +29,7 @@ SCRIPT = """(document) => ({
 
 
 def frames() -> Iterator[tuple[str, Frame]]:
-    """Each page on a screen and on a telephone, in both themes."""
+    """Yield each page in the width of a screen and of a telephone, in both themes."""
     for page in PAGES:
         html = page_of(read_page(page))
         for width in (SCREEN, TELEPHONE):
@@ -39,7 +39,7 @@ def frames() -> Iterator[tuple[str, Frame]]:
 
 @pytest.fixture(scope="module")
 def seen(child_processes: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001 - declares it
-    """The measures of each page in each view, by the page's name, width and theme."""
+    """The measured properties of each page in each view, by page name, width and theme."""
     if find_browser() is None:
         pytest.skip("this machine has no Chrome and no Chromium")
     return measure(dict(frames()), SCRIPT, tmp_path_factory.mktemp("pages"))
@@ -47,7 +47,7 @@ def seen(child_processes: None, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_fits_its_window(seen: dict[str, Any], page: str) -> None:
-    """A reader never scrolls a page sideways, on a screen not even a table, and each text stands out."""
+    """No page is wider than its window, and on a screen no table is cut. Each text has enough contrast."""
     for width in (SCREEN, TELEPHONE):
         for dark in (False, True):
             view = seen[f"{page} {width} {dark}"]

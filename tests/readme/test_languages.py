@@ -1,6 +1,6 @@
 """Each Korean page agrees with its English page: headings, tables, lists, blocks and links correspond.
 
-docs/ko/security.md has only some sections of its English page: each of them names the English one by a link.
+docs/ko/security.md has only some sections of its English page. Each Korean section links to its English section.
 """
 
 from __future__ import annotations
@@ -13,52 +13,52 @@ import pytest
 from tests.readme.page import blocks_of, read_page
 from tools.step import CHECKOUT
 
-#: The English page of each Korean one.
+#: The English page for each Korean page.
 ENGLISH = {f"docs/ko/{page.name}": f"docs/{page.name}" for page in sorted((CHECKOUT / "docs" / "ko").glob("*.md"))}
 ENGLISH = {"README.ko.md": "README.md", **ENGLISH}
 KOREAN = {english: korean for korean, english in ENGLISH.items()}
-#: The pages that correspond as a whole.
+#: The Korean pages that have every section of their English page.
 WHOLE = [page for page in ENGLISH if page != "docs/ko/security.md"]
-#: Tables whose first column has code or numbers, which are the same in both languages.
+#: The pattern of a first column with code or numbers, which is the same in both languages.
 NAMES = r"`[^`]+`|[\d, ]+"
 
 
 def without_blocks(page: str) -> str:
-    """A page's text alone."""
+    """Return a page's text without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
 
 
 def headings(page: str) -> list[tuple[str, str]]:
-    """Level and text of each heading."""
+    """Return the level and the text of each heading."""
     return re.findall(r"^(#+) (.+)$", without_blocks(page), re.MULTILINE)
 
 
 def anchor(heading: str) -> str:
-    """GitHub's anchor of a heading."""
+    """Return the anchor that GitHub gives to a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def tables(page: str) -> list[list[list[str]]]:
-    """The cells of each row of each table."""
+    """Return the cells of each row of each table."""
     found = re.findall(r"(?:^\|.*\|\n)+", without_blocks(page), re.MULTILINE)
     rows = ([row.strip("|").split(" | ") for row in table.splitlines()] for table in found)
     return [[[cell.strip() for cell in row] for row in table] for table in rows]
 
 
 def lists(page: str) -> list[str]:
-    """The beginning of each item of a list."""
+    """Return the mark at the start of each list item."""
     return re.findall(r"^(-|\d\.) ", without_blocks(page), re.MULTILINE)
 
 
 def comparable(language: str, code: str) -> str:
-    """A block without its texts for people: comments, and the list of commands with its explanations."""
+    """Return a block without the parts that are translated: comments, and the texts in a diagram."""
     if language == "mermaid":
         return re.sub(r'"[^"]*"', '""', code)
     return re.sub(r"(^|\s+)# (?!\.github/).*$", "", code, flags=re.MULTILINE)
 
 
 def section_of(korean: str, number: int) -> str:
-    """The anchor of the English section that corresponds to a heading of a Korean page."""
+    """Return the anchor of the English section that corresponds to a heading of a Korean page."""
     if korean in WHOLE:
         return anchor(headings(read_page(ENGLISH[korean]))[number][1])
     _, text = headings(read_page(korean))[number]
@@ -68,7 +68,10 @@ def section_of(korean: str, number: int) -> str:
 
 
 def targets(page: str) -> list[str]:
-    """The targets of a page's links within the repository, as paths from its top; those of Korean pages in English."""
+    """Return the targets of a page's links within the repository.
+
+    A link to a Korean page counts as a link to its English page.
+    """
     found = []
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", without_blocks(read_page(page))):
         path, _, section = target.partition("#")
@@ -82,13 +85,13 @@ def targets(page: str) -> list[str]:
 
 
 def pair(korean: str) -> tuple[str, str]:
-    """The texts of both pages."""
+    """Return the text of the English page and of the Korean page."""
     return read_page(ENGLISH[korean]), read_page(korean)
 
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_headings(page: str) -> None:
-    """Both pages have headings of the same levels in the same order; a heading with a code is the same."""
+    """Both pages have headings of the same levels in the same order. A heading with code has the same text."""
     english, korean = map(headings, pair(page))
 
     assert [level for level, _ in english] == [level for level, _ in korean]
@@ -97,7 +100,7 @@ def test_same_headings(page: str) -> None:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_tables(page: str) -> None:
-    """Both pages have tables of the same size, with the same first column if it has names or numbers."""
+    """Both pages have tables of the same size. A first column with code or numbers is the same in both languages."""
     english, korean = map(tables, pair(page))
 
     assert [[len(row) for row in table] for table in english] == [[len(row) for row in table] for table in korean]
@@ -108,7 +111,7 @@ def test_same_tables(page: str) -> None:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_names_in_tables(page: str) -> None:
-    """The code in a cell is also in the other page's cell."""
+    """The code in a table's cell is the same in both languages."""
     for english, korean in zip(*map(tables, pair(page)), strict=True):
         for row, other in zip(english, korean, strict=True):
             for cell, translated in zip(row, other, strict=True):
@@ -117,7 +120,7 @@ def test_same_names_in_tables(page: str) -> None:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_lists(page: str) -> None:
-    """Both pages have the same lists."""
+    """The English and the Korean page have the same number of list items, with the same marks."""
     english, korean = map(lists, pair(page))
 
     assert english == korean
@@ -136,8 +139,8 @@ def test_same_blocks(page: str) -> None:
 
 @pytest.mark.parametrize("page", WHOLE)
 def test_same_links(page: str) -> None:
-    """Both pages link to the same pages and sections; the Korean page links to the Korean one of them, if it exists."""
-    other = f"{ENGLISH[page]}#"  # each page also links to the other one
+    """Both pages link to the same sections; a link to a page's Korean version counts as a link to the page."""
+    other = f"{ENGLISH[page]}#"  # the link to the page in the other language is not compared
 
     assert sorted(each for each in targets(ENGLISH[page]) if not each.startswith(other)) == sorted(
         each for each in targets(page) if not each.startswith(other)
@@ -146,7 +149,7 @@ def test_same_links(page: str) -> None:
 
 @pytest.mark.parametrize("page", ENGLISH)
 def test_pages_link_to_each_other(page: str) -> None:
-    """The first lines of both pages lead to the other language."""
+    """The first lines of each page link to the page in the other language."""
     english, korean = (text.split("\n\n")[1] for text in pair(page))
     there = posixpath.relpath(page, posixpath.dirname(ENGLISH[page]))
 
@@ -156,7 +159,7 @@ def test_pages_link_to_each_other(page: str) -> None:
 
 @pytest.mark.parametrize("page", ENGLISH)
 def test_links_to_pages_in_english_are_marked(page: str) -> None:
-    """If a Korean page links to a page that exists in English only, the link or the next word names the language."""
+    """If a Korean page links to a page that exists only in English, the link or the next word names the language."""
     unmarked = []
     link_to_page = r"\[([^\]]*)\]\((?!https?:)([^)\s#]+\.md)[^)]*\)(\(영어\))?"
     for link in re.finditer(link_to_page, without_blocks(read_page(page))):
@@ -168,7 +171,7 @@ def test_links_to_pages_in_english_are_marked(page: str) -> None:
 
 
 def test_part_of_the_security_page() -> None:
-    """Each section of the Korean page names its English section, and has the rows of its table, in the same order."""
+    """Each section of docs/ko/security.md links to its English section. Both sections' tables have the same rows."""
     korean, english = (read_page(page) for page in ("docs/ko/security.md", "docs/security.md"))
     sections = {anchor(part.split("\n")[0]): part for part in english.split("\n## ")}
 

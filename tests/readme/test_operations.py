@@ -1,4 +1,4 @@
-"""docs/operations.md: its commands have the described effect."""
+"""The commands of docs/operations.md have the described effect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kis_token.sandbox.postgres import EmbeddedPostgres
     from tests.readme.newcomer import Newcomer
 
-#: The page with the blocks of its lists at the margin.
+#: The page, with the blocks of its lists moved to the margin.
 PAGE = re.sub(
     r"^   ```.*?^   ```$",
     lambda match: textwrap.dedent(match[0]),
@@ -28,7 +28,7 @@ PAGE = re.sub(
     flags=re.MULTILINE | re.DOTALL,
 )
 WATCH, TRUST, TELL, COPY, SECRETS = (block.code for block in blocks_of(PAGE) if block.language == "sh")
-# The last needs an extension that the sandbox's PostgreSQL lacks; tests/integration tests its call.
+# The last block needs pg_cron, which the sandbox's PostgreSQL lacks. tests/integration tests the block's statement.
 REMOVE, WITHDRAW, FORGET, PRUNE, _ = (block.code for block in blocks_of(PAGE) if block.language == "sql")
 
 
@@ -42,14 +42,14 @@ def owner(newcomer: Newcomer) -> Newcomer:
 
 
 def sql(dsn: str, command: str) -> list[tuple[object, ...]]:
-    """The answer of the SQL editor."""
+    """Run a statement in the SQL editor, and return the rows."""
     with psycopg.connect(dsn) as connection:
         cursor = connection.execute(command.encode())
         return cursor.fetchall() if cursor.description else []
 
 
 def test_watching(owner: Newcomer) -> None:
-    """The crontab's line prints nothing while all is well, and otherwise prints the fault."""
+    """The page's crontab line prints the faults of the set-up. If the set-up has no fault, the line prints nothing."""
     quiet = owner.type(WATCH, **owner.exported)
     sql(owner.sandbox.owner_dsn, "drop function public.save_token")
     loud = owner.type(WATCH, **owner.exported)
@@ -59,7 +59,10 @@ def test_watching(owner: Newcomer) -> None:
 
 
 def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
-    """The printed SQL lists the caller, which status shows as row 1. The page's statements end and remove it."""
+    """The printed SQL lists the caller. status shows the caller as row 1.
+
+    The page's statements end and remove the row.
+    """
     dsn = owner.sandbox.owner_dsn
     command, show = TRUST.splitlines()
     with GitHubNetwork(tmp_path) as network:
@@ -81,7 +84,10 @@ def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
 
 
 def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
-    """After the tokens are deleted, the machine with the valid one in its cache stores it; another one issues."""
+    """If the tokens are deleted, a machine with a valid cached token stores it.
+
+    A machine without a cached token issues a new token.
+    """
     sql(owner.sandbox.owner_dsn, FORGET)
     assert sql(owner.sandbox.owner_dsn, "select * from api_credentials where credential_type = 'access_token'") == []
     owner.type("kis-token get > /dev/null", **owner.exported)
@@ -95,13 +101,13 @@ def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
 
 
 def test_pruning(owner: Newcomer) -> None:
-    """Rows older than 90 days are deleted, younger ones stay, and a token is available as before."""
+    """Only events older than 90 days are deleted. After the pruning, the stored token is still used."""
     dsn = owner.sandbox.owner_dsn
     aged = sql(
         dsn,
         "update credential_issuances set happened_at = now() - interval '91 days' where outcome <> 'committed'"
         " returning id",
-    )  # on a busy machine the first lease may end without a tokenP call
+    )  # on a busy machine, the first lease may end without a tokenP call and add one more event
 
     assert aged
     assert sql(dsn, PRUNE) == [(len(aged),)]
@@ -112,7 +118,7 @@ def test_pruning(owner: Newcomer) -> None:
 
 
 def test_moving(owner: Newcomer, postgres: EmbeddedPostgres) -> None:
-    """Keys and token are moved to the new project; KIS is not called; its jobs continue with the same token."""
+    """The commands copy keys and token to a new project without a KIS call. Jobs continue with the same token."""
     new = prepare_database(postgres.create_database())
     apply_migrations(new.owner, migrations_folder())
     token = "select credential_value from api_credentials where credential_type = 'access_token'"

@@ -1,6 +1,6 @@
 """The blocks of the pages for users work: setup, command, library, migrating and rotation.
 
-The tests read the Korean pages. The English ones have the same blocks: test_languages.py.
+The tests read the Korean pages. test_languages.py checks that the English pages have the same blocks.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ STORED, CHECKED = codes_of("docs/ko/setup.md", "text")
 LISTED, TOLD = codes_of("docs/ko/command.md", "text")
 (LAPTOP,) = codes_of("docs/ko/command.md", "sh")
 PROGRAM, ASYNC_PROGRAM, TESTS = codes_of("docs/ko/library.md", "python")
-MOVED, _ = codes_of("docs/ko/migrating.md", "python")  # tests/client/test_guide.py tests the two changed lines
+MOVED, _ = codes_of("docs/ko/migrating.md", "python")  # the second block is tested in tests/client/test_guide.py
 (VARIABLES,) = codes_of("docs/ko/rotation.md", "sh")
 (CRONTAB,) = codes_of("docs/ko/rotation.md", "text")
 
 
 def test_every_block_has_its_test() -> None:
-    """The pages have no other blocks, and the list of commands is the one that tests/cli/test_help.py compares."""
+    """The pages have only blocks of sh, text, python and sql. docs/ko/command.md shows the list of commands."""
     pages = {page.name: {block.language for block in blocks_of(page.read_text(encoding="utf-8"))} for page in KOREAN}
 
     assert {name for name, languages in pages.items() if languages} >= {"setup.md", "command.md", "library.md"}
@@ -44,7 +44,7 @@ KOREAN = sorted((CHECKOUT / "docs" / "ko").glob("*.md"))
 
 
 def test_set_up_by_hand(newcomer: Newcomer) -> None:
-    """The outputs of the set-up look as on the page, nothing is wrong, and GitHub stores two variables only."""
+    """The set-up has the outputs that the page shows, no finding is wrong, and GitHub stores only two variables."""
     seen = newcomer.real(newcomer.set_up())
 
     assert_shown(STORED, seen)
@@ -59,19 +59,19 @@ def test_set_up_by_hand(newcomer: Newcomer) -> None:
 
 
 def test_stored_key(newcomer: Newcomer) -> None:
-    """The commands store the two secrets, without a line break."""
+    """The page's commands store the two secrets of a stored key, without a line break at the end."""
     newcomer.type(STORED_KEY, **newcomer.exported)
 
     assert newcomer.github_secrets == newcomer.exported
 
 
 def test_accounts(newcomer: Newcomer) -> None:
-    """The commands store a paper account and a second real one. Each slot is listed, and gets its own token."""
+    """The commands store a paper account and a second real account. Each slot is listed and gets its own token."""
     newcomer.set_up()
     kis = newcomer.sandbox.kis
     paper, savings = kis.accounts["paper"][0], kis.accounts["production"][1]
 
-    paper_command, savings_command = ACCOUNTS.split("&&")  # each reads all that a pipe has
+    paper_command, savings_command = ACCOUNTS.split("&&")  # each command reads its standard input to the end
     hosts = newcomer.exported | {"KIS_BASE_URL": kis.paper_url}
     first = newcomer.type(paper_command, paper.app_key, paper.app_secret, **hosts)
     second = newcomer.type(savings_command, savings.app_key, savings.app_secret, **newcomer.exported)
@@ -89,14 +89,14 @@ def test_accounts(newcomer: Newcomer) -> None:
 
 
 def workflow_with(inputs: dict[str, str]) -> str:
-    """README's workflow of ten jobs with one job and more inputs."""
+    """Return README's workflow of ten jobs, reduced to one job and extended by ``inputs``."""
     (workflow,) = (block.code for block in blocks_of(read_page("README.ko.md")) if block.file == "ten-jobs.yml")
     more = "".join(f"          {name}: {value}\n" for name, value in inputs.items())
     return re.sub(r"    strategy: .*\n", "", workflow).replace("        with:\n", f"        with:\n{more}")
 
 
 def test_laptop(newcomer: Newcomer) -> None:
-    """After a job has issued, the commands have the shown output, without another issue."""
+    """After a job has issued, the commands print the shown output and do not issue again."""
     newcomer.set_up()
     newcomer.act("job.yml", workflow_with({}))
 
@@ -108,7 +108,7 @@ def test_laptop(newcomer: Newcomer) -> None:
 
 @pytest.mark.parametrize("program", [PROGRAM, ASYNC_PROGRAM], ids=["KISClient", "KISAuth"])
 def test_program_of_the_library(newcomer: Newcomer, program: str) -> None:
-    """The program gets a token and quotes a price, with one issue."""
+    """The page's program gets a token and quotes a price, with one issue."""
     newcomer.set_up()
 
     assert newcomer.python(program, **newcomer.exported) == "71500\n"
@@ -118,7 +118,7 @@ def test_program_of_the_library(newcomer: Newcomer, program: str) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
-    """The page's tests pass in an otherwise empty project."""
+    """The page's tests pass in a project without other files."""
     (tmp_path / "test_bot.py").write_text(TESTS)
 
     done = subprocess.run(
@@ -134,7 +134,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
 
 
 def test_program_that_has_moved(newcomer: Newcomer) -> None:
-    """An expired token of an older script, in Korea time without an offset, is replaced once for all callers."""
+    """One issue replaces an older script's expired token, whose times are in Korea time without an offset."""
     newcomer.set_up()
     expired = make_token(newcomer.keys[0], left=-MINUTE, age=24 * HOUR + MINUTE)
     end = expired.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()
@@ -154,7 +154,7 @@ def test_program_that_has_moved(newcomer: Newcomer) -> None:
 
 
 def test_cron_on_a_server(newcomer: Newcomer) -> None:
-    """Both lines of the crontab renew the token with the answers in a private file, and print nothing on success."""
+    """Both crontab lines read the variables from a private file, renew the token, and print nothing on success."""
     newcomer.set_up()
     newcomer.type(VARIABLES, *newcomer.exported.values())
     home = Path(newcomer.variables["HOME"])
@@ -167,6 +167,6 @@ def test_cron_on_a_server(newcomer: Newcomer) -> None:
 
     private = home / ".config" / "kis-token" / "env"
     assert private.stat().st_mode & 0o777 == 0o600
-    private.unlink()  # the leak watch reports each file with a key
+    private.unlink()  # the search for secrets after the test would report a file with a key
     assert (len(lines), set(seen)) == (2, {""})
     assert newcomer.sandbox.kis.counts("production").calls == 1

@@ -1,4 +1,7 @@
-"""README.ko.md: its blocks work, and show the described output. README.md has the same blocks: test_languages.py."""
+"""The blocks of README.ko.md work, and their output is the shown output.
+
+test_languages.py checks that README.md has the same blocks.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ PAGE = "README.ko.md"
 WORKFLOWS = workflows_of(PAGE)
 INIT, DEMO = codes_of(PAGE, "sh")
 FIRST, SECOND = codes_of(PAGE, "text")
-#: The longest page that is still a door, in lines, and the line by which a reader has seen a workflow.
+#: The limits of the page, in lines: its length, and the line before which its first workflow ends.
 LONGEST, WORKFLOW_SHOWN = 260, 60
 
 
 def test_every_block_is_run() -> None:
-    """The tests here run all blocks of the page."""
+    """The page has only the blocks that this module's tests run."""
     assert set(WORKFLOWS) == {"quote.yml", "ten-jobs.yml", "rotate-token.yml"}
     assert {block.language for block in blocks_of(read_page(PAGE))} == {"sh", "text", "yaml"}
     assert [block for block in blocks_of(read_page(PAGE), "yaml") if not block.file] == []
@@ -32,7 +35,7 @@ def test_every_block_is_run() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "README.ko.md"])
 def test_page_is_a_door(page: str) -> None:
-    """The page is short, and its first workflow ends early."""
+    """The page has at most ``LONGEST`` lines, and its first workflow ends before line ``WORKFLOW_SHOWN``."""
     text = read_page(page)
 
     assert len(text.splitlines()) <= LONGEST
@@ -43,14 +46,14 @@ def test_page_is_a_door(page: str) -> None:
 
 @pytest.mark.parametrize("name", ["quote.yml", "rotate-token.yml"])
 def test_workflow_is_the_one_that_init_writes(name: str) -> None:
-    """Apart from comments, ``kis-token init`` writes the page's workflow."""
+    """The page's workflow is the same as the file that ``kis-token init`` writes, apart from comments."""
     written, shown = map(yaml.safe_load, (read_page(f"docs/examples/init/{name}"), WORKFLOWS[name]))
 
     assert written == shown
 
 
 def test_set_up_is_that_of_the_page_about_init() -> None:
-    """The commands are those of docs/init.md; tests/setup runs them."""
+    """The page has the same commands as docs/init.md, which tests/setup runs."""
     (commands, *_) = codes_of("docs/init.md", "sh")
 
     assert [line.partition("#")[0].split() for line in INIT.splitlines()] == [
@@ -60,7 +63,10 @@ def test_set_up_is_that_of_the_page_about_init() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_demo() -> None:
-    """``make`` knows both commands. Neither is run: one would start this run again, one would install again."""
+    """The Makefile has both targets of the page.
+
+    The test does not run the targets, because ``make test`` would run the test again.
+    """
     targets = re.findall(r"^make (\w+) ", DEMO, re.MULTILINE)
     done = subprocess.run(
         ["make", "--dry-run", *targets], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
@@ -72,7 +78,7 @@ def test_demo() -> None:
 
 
 def test_first_day(newcomer: Newcomer) -> None:
-    """After the set-up two runs make one issue, without a secret in GitHub; their logs look as on the page."""
+    """After the set-up, two runs make one issue, without a secret in GitHub. Their logs look as on the page."""
     newcomer.set_up()
     assert newcomer.github_secrets == {}
     first = newcomer.act("quote.yml", WORKFLOWS["quote.yml"])
@@ -86,7 +92,7 @@ def test_first_day(newcomer: Newcomer) -> None:
 
 
 def test_ten_jobs(newcomer: Newcomer) -> None:
-    """Ten jobs at once make one tokenP call, and the program of each of them gets a token."""
+    """Ten jobs at the same time make one tokenP call, and the program of each job gets a token."""
     newcomer.set_up()
 
     seen = newcomer.act("ten-jobs.yml", WORKFLOWS["ten-jobs.yml"])
@@ -98,10 +104,10 @@ def test_ten_jobs(newcomer: Newcomer) -> None:
 
 
 def test_rotation(newcomer: Newcomer) -> None:
-    """The rotation, started by a tick, issues the first token. It needs no secret."""
+    """The rotation, started by a tick, issues the first token without a secret."""
     newcomer.set_up()
     gh = newcomer.project.commands / "gh"
-    gh.write_text("#!/bin/sh\n")  # the rotation speaks to GitHub as well: tests/workflows/test_rotate.py looks at that
+    gh.write_text("#!/bin/sh\n")  # the rotation's workflow also calls gh: see tests/workflows/test_rotate.py
 
     newcomer.act("rotate-token.yml", WORKFLOWS["rotate-token.yml"], event="schedule")
 

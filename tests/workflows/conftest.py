@@ -1,4 +1,4 @@
-"""The shared parts of the tests of whole workflows: a user's repository, and act, which runs its workflows."""
+"""Fixtures for the tests of whole workflows: a user's repository, and act, which runs the repository's workflows."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     from kis_token.sandbox import Sandbox
 
 
-#: The mark of tests with stand-ins for commands. Windows does not start a script by its first line.
+#: The mark of tests with stand-ins for commands. Windows does not start a script by its interpreter line.
 needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with an interpreter line")
 
-#: The rotation's pinned actions/checkout.
+#: The actions/checkout that the rotation uses, pinned to a commit.
 (CHECKOUT_ACTION,) = re.findall(
     r"uses: (actions/checkout@\S+)",
     (CHECKOUT / ".github" / "workflows" / "rotate-token.yml").read_text(encoding="utf-8"),
 )
 
-#: A stand-in for actions/checkout, which act cannot fetch offline. It copies a folder of ``Project.add_commit``.
+#: A stand-in for actions/checkout, which act cannot fetch offline. The stand-in copies the folder of a ref: see
+#: ``Project.add_commit``.
 CHECKOUT_STAND_IN = """
 name: checkout
 inputs: { repository: {}, ref: {}, token: {}, path: {}, persist-credentials: {} }
@@ -53,7 +54,7 @@ runs:
 
 @dataclass(frozen=True)
 class Project:
-    """A user's repository, with the fetched action beside it, a home for act and a folder of commands."""
+    """A folder with a user's repository, the fetched action, a home for act, and stand-ins for commands."""
 
     folder: Path
 
@@ -64,7 +65,7 @@ class Project:
 
     @property
     def commands(self) -> Path:
-        """The folder that is first on the path of the steps."""
+        """The folder with stand-ins for commands. This folder is first on the PATH of the steps."""
         return self.folder / "commands"
 
     def add_workflow(self, workflow: Path) -> None:
@@ -72,7 +73,7 @@ class Project:
         shutil.copy(workflow, self.repository / ".github" / "workflows")
 
     def add_commit(self, ref: str) -> Path:
-        """Return a folder for the action at ``ref``, which the stand-in for actions/checkout copies."""
+        """Return a new folder for the action at ``ref``. The stand-in for actions/checkout copies the folder."""
         folder = self.folder / "refs" / ref
         folder.mkdir(parents=True)
         return folder
@@ -80,8 +81,8 @@ class Project:
     def run(
         self, sandbox: Sandbox, workflow: str, event: str, *arguments: str, secrets: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a workflow of a repository with Supabase's two secrets and ``secrets``."""
-        # The secrets are in a file, because act, unlike GitHub, passes its environment to the steps.
+        """Run a workflow of the repository, with Supabase's URL and key and ``secrets`` as secrets."""
+        # The secrets are in a file: unlike GitHub, act passes its own environment to the steps.
         supabase = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": sandbox.service_key}
         file = self.folder / "secrets"
         file.write_text("".join(f"{name}={value}\n" for name, value in (supabase | dict(secrets or {})).items()))
@@ -98,7 +99,7 @@ class Project:
         )
 
     def act(self, event: str, workflow: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a workflow on this machine, without Docker. Output and errors are in ``stdout``."""
+        """Run a workflow on this machine, without Docker. ``stdout`` has the standard output and the standard error."""
         home = self.folder / "home"
         env = {
             name: value
@@ -136,10 +137,10 @@ def project(
         pytest.skip("act runs these workflows on this machine itself, and they are written for a runner with Linux")
     cache = tmp_path / "home" / ".cache" / "act"
     cache.mkdir(parents=True)
-    (cache / "tool_cache").symlink_to(tool_cache)  # shared by all runs, as on a self-hosted runner
+    (cache / "tool_cache").symlink_to(tool_cache)  # all runs share the tool cache, as on a self-hosted runner
     settings = tmp_path / "home" / ".config" / "act"
     settings.mkdir(parents=True)
-    (settings / "actrc").touch()  # without this file, act waits for an answer
+    (settings / "actrc").touch()  # without the file actrc, act asks a question and waits
     project = Project(tmp_path)
     (project.repository / ".github" / "workflows").mkdir(parents=True)
     project.commands.mkdir()
@@ -154,7 +155,7 @@ def project(
 
 
 def find_step(workflow: str, name: str) -> dict[str, Any]:
-    """Return the one step with this name in one of this project's workflows."""
+    """Return the step ``name`` of this project's workflow ``workflow``."""
     jobs = _jobs(workflow)
     step: dict[str, Any]
     (step,) = [step for job in jobs.values() for step in job.get("steps", ()) if step.get("name") == name]
@@ -176,7 +177,7 @@ def add_command(folder: Path, name: str, program: str, interpreter: str = sys.ex
 
 
 def run_script(script: str, commands: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a step's script as GitHub runs ``shell: bash``, with ``commands`` first on its path and ``env`` alone."""
+    """Run a step's script as GitHub runs ``shell: bash``, with ``env`` and a PATH that begins with ``commands``."""
     return subprocess.run(
         [shutil.which("bash") or "bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script],
         cwd=commands,
@@ -191,7 +192,7 @@ def run_script(script: str, commands: Path, env: Mapping[str, str]) -> subproces
 
 
 def readable(log: str) -> str:
-    """Return the log for the message of a failed test, without tokens and without act's search for git."""
+    """Return the log for a failed test's message, without tokens and without act's lines about git."""
     lines = [
         line for line in log.splitlines() if "repository does not exist" not in line and "inside a git" not in line
     ]

@@ -1,4 +1,4 @@
-"""A stand-in for GitHub's command gh, which keeps issues and a log of its calls in a file beside this program."""
+"""A stand-in for GitHub's command gh that stores issues and a log of its calls in a file beside the program."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ STATE = Path(__file__).with_name("github.json")
 
 
 def main(arguments: list[str]) -> None:
-    """Do the calls of GitHub that the rotation makes. Any other call is an error."""
+    """Run one of the gh commands that the rotation uses. Any other command is an error."""
     state: dict[str, Any] = json.loads(STATE.read_text()) if STATE.exists() else {"issues": [], "asked": []}
     issues: list[dict[str, Any]] = state["issues"]
     state["asked"].append(
         {
             "arguments": arguments,
-            # On an enterprise server, the real gh uses GH_ENTERPRISE_TOKEN.
+            # For an enterprise server, the real gh reads GH_ENTERPRISE_TOKEN.
             "token": os.environ.keys() >= {"GH_TOKEN", "GH_ENTERPRISE_TOKEN"},
             "host": os.environ.get("GH_HOST"),
         }

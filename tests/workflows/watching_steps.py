@@ -1,4 +1,4 @@
-"""Two steps of the rotation that watch over something stored: one looks, and one tells of it in an issue."""
+"""Two steps of the rotation that check stored keys: the first step reads the keys, and the second updates an issue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def github_state(folder: Path) -> dict[str, Any]:
-    """The issues and the log of the stand-in for the command gh."""
+    """Return the issues and the calls that the stand-in for gh has stored."""
     state: dict[str, Any] = json.loads((folder / "github.json").read_text())
     return state
 
@@ -24,7 +24,7 @@ def github_state(folder: Path) -> dict[str, Any]:
 class WatchingSteps:
     """The steps ``look`` and ``tell`` of the workflow, without a runner, in a repository without issues.
 
-    ``key`` is the Supabase key of the job. ``machine`` are further variables of the first step.
+    ``key`` is the Supabase key of the job. ``machine`` has further variables for the first step.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class WatchingSteps:
         add_command(folder, "gh", Path(__file__).with_name("gh.py").read_text())
 
     def look(self, env: Mapping[str, str] | None = None) -> tuple[dict[str, str], str]:
-        """The outputs and the log of the first step."""
+        """Run the first step, and return the step's outputs and log."""
         outputs = self.folder / "outputs"
         outputs.write_text("")
         given = {
@@ -62,7 +62,7 @@ class WatchingSteps:
         return read_pairs(outputs), done.stdout
 
     def tell(self, **words: str) -> list[tuple[bool, int]]:
-        """Run the second step with ``words``; the issues, each as whether it is open and how many texts it has."""
+        """Run the second step with ``words``. Return for each issue whether it is open, and the number of its texts."""
         env = {
             "LABEL": self._tell["env"]["LABEL"],
             "RUN": "https://github.com/someone/bot/actions/runs/1",
