@@ -1,8 +1,8 @@
 """The action's program, which itself uses only the standard library.
 
-If Supabase has a fresh token, the program makes one GET request, and installs and downloads nothing. All other work
-(issuing, waiting, writing, sealing) needs the runtime, a folder with packages. The program finds or builds the runtime,
-and runs kis_token.github.action with these packages.
+If Supabase has a fresh token, the program makes one request to Supabase, and installs and downloads nothing. All other
+work (issuing, waiting, writing, sealing) needs the runtime, a folder with packages. The program finds or builds the
+runtime, and runs kis_token.github.action with these packages.
 
 kis_token/github/start.sh chooses the Python, 3.10 or newer. The program ignores the caller's site-packages, .pth files
 and PYTHON variables. If the program was not started with the options -I -S -X utf8, it starts itself again with these

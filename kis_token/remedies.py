@@ -37,7 +37,10 @@ REMEDIES: dict[str, str] = {
     ),
     "id-token-key-unknown": "Store the issuer's new keys in Supabase: run the SQL that kis-token trust --keys prints.",
     "id-token-audience": "Set supabase-url to the URL in the column audience of the list of callers.",
-    "id-token-expired": "Run the job again. If it fails again, compare the runner's clock with the database's.",
+    "id-token-expired": (
+        "Run the job again. If the job fails again, compare the clock of the server that signs ID tokens with the "
+        "database's clock."
+    ),
     "id-token-replayed": "Run the job again.",
     "caller-not-listed": "If this job may have access, run the statement of the message in the SQL editor.",
     "caller-may-not": "If this job may have more access, change the column access of its row in the list of callers.",

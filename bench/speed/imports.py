@@ -32,6 +32,7 @@ ASKED = {
     "email.utils": "the time in the answer",
     "encodings.idna": "the form of a host name",
     "enum": "a token's states",
+    "gc": "no collection in a short run",
     "hashlib": "fingerprints",
     "http.client": "the request",
     "json": "the answer",
@@ -43,7 +44,6 @@ ASKED = {
     "ssl": "the connection",
     "stat": "the owner of the cache",
     "threading": "the time limit",
-    "typing": "types",
     "urllib.parse": "addresses",
 }
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 #: differ.
 CALL_INTERVAL = timedelta(seconds=61)
 
-#: The longest time from the request for the lease to the tokenP call. The store grants leases 70 s apart, so two tokenP
-#: calls are more than a minute apart.
+#: The longest time from the request for the lease to the tokenP call. After a lease, the store grants the next one 70 s
+#: later, or earlier if the holder has reported that it did not call tokenP. So two calls are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
 #: If a response was lost, the caller may hold a lease without knowing it. After a lost response, the caller repeats the
