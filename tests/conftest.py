@@ -78,14 +78,14 @@ def _keep_temporary_files_in_memory() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Use a worker for each core, and one more worker because some tests wait.
+    """Use a worker for each core, and two more workers because some tests wait.
 
     An external PostgreSQL allows one worker.
     """
     cores = os.cpu_count() or 1
     if config.option.markexpr == "quick":
         return cores
-    return 1 if external_postgres.DSN else cores + 1
+    return 1 if external_postgres.DSN else cores + 2
 
 
 @pytest.fixture(scope="session")
