@@ -30,7 +30,8 @@ for name in sys.argv[1:]:
 sys.exit(7)
 """
 
-#: A shell would not do: dash can leave out its trap if the signal comes between two commands.
+#: In Python, because a shell cannot trap a signal that was ignored when the shell started. A test run in the background
+#: ignores SIGINT.
 HANDLES_A_SIGNAL = """
 import signal, sys
 signal.signal(int(sys.argv[1]), lambda *_: sys.exit(5))
