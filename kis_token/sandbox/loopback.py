@@ -37,7 +37,7 @@ LONGEST_STALL_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. ``query`` has all parameters of the query string, in their order. Parameters can have equal names."""
+    """One request. ``query`` has all parameters of the query string in their order. A name can occur more than once."""
 
     method: str
     path: str
