@@ -48,7 +48,7 @@ _T = TypeVar("_T", str, int, bool)
 
 
 class ControlWire:
-    """Answers the requests of the control address."""
+    """Answers the requests of the control server."""
 
     def __init__(self, emulator: KISEmulator) -> None:
         self._emulator = emulator

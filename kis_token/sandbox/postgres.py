@@ -65,7 +65,7 @@ class EmbeddedPostgres:
             stdout=subprocess.PIPE,
             encoding="utf-8",
             start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),    # Windows has no sessions
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows has no sessions
         )
         try:
             answer = json.loads(next(iter(self._guard.stdout or ()), '{"error": "PostgreSQL\'s guard process ended"}'))
