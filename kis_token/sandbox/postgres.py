@@ -93,8 +93,8 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stop the server, delete its folder, and return when both are gone. The call can be repeated.
 
-        If the server does not stop within 10 seconds, the guard process kills the server. The deletion of the folder
-        has no time limit.
+        On Linux and macOS, the guard process kills a server that does not stop within 10 seconds. The deletion of the
+        folder has no time limit.
         """
         if self._guard is None:
             return
