@@ -1,7 +1,7 @@
 """Reads store and cache, the first two sources of the chain, and decides whether the mode accepts one of their tokens.
 
-This module writes nothing. If the mode accepts a stored token, no other module of the chain is needed. The resolver
-calls this module before all other modules.
+This module writes nothing. If the mode accepts the stored token, the action does not load the resolver. The resolver
+calls this module before it does anything else.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Only PostgREST and Supabase's gateway can report a configuration error. PostgRES
 JSON. Supabase's gateway reports the error by its message with status 401 or 403. If another program sends an error
 answer, the answer means an outage, with any status. An error answer may contain stored values or parts of the request.
 Therefore, an error shows only texts that the functions of sql/ write. A text that the functions of sql/ did not write
-is compared with known messages, but is never shown.
+is compared with known messages. An error shows at most the parts of this text that match a known pattern.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
