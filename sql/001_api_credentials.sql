@@ -2,9 +2,10 @@
 --
 -- Run this file on an empty database, on a Supabase project, or on a table that already has rows. You may run the file
 -- again at any time. This file needs the roles anon, authenticated and service_role, which every Supabase project has.
--- No stored value changes: existing rows only get a version. If another program made the table, this file adds the
--- missing columns and removes the length limits of text columns. If more has to change, the file stops, changes
--- nothing, and lists each difference with the statement that corrects the difference.
+-- This file changes no stored value. It adds a version to each existing row. If another program made the table, this
+-- file adds the missing columns, removes the length limits of text columns, and makes similar corrections that change
+-- no stored value. If the table needs any other correction, this file stops, changes nothing, and lists each difference
+-- with the statement that corrects the difference.
 
 begin;
 
@@ -22,8 +23,9 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
--- Rights and policies apply to one table only. A partition, a child table or a parent table has rights of its own.
--- Through such a table, other roles could read the same rows.
+-- Rights and policies apply to one table only. A partition, a child table or a parent table of api_credentials has
+-- rights of its own. So other roles could read the rows of api_credentials through a partition, a child table or a
+-- parent table.
 do $$
 declare
     kind      text;
@@ -51,9 +53,9 @@ begin
 end
 $$;
 
--- Returns the differences that prevent the table from storing keys and tokens. Each difference has the statement that
--- corrects it. If loses_nothing is true, the statement changes no stored value. check_setup reports the same
--- differences.
+-- Returns the differences that prevent the table from storing keys and tokens. mend is the statement that corrects the
+-- difference. If loses_nothing is true, this statement changes no stored value. check_setup reports the differences
+-- that this function returns.
 create or replace function public.api_credentials_faults()
     returns table (kind text, said text, mend text, loses_nothing boolean)
     language plpgsql
@@ -140,8 +142,9 @@ begin
         end if;
     end loop;
 
-    -- Required columns that the functions do not write. If another program has a trigger on the table, no such column
-    -- is reported here, because the trigger may fill it. begin_issuance tests this with a write.
+    -- The next query returns the required columns that the functions do not write. If another program has a trigger on
+    -- the table, the query returns no column, because the trigger may fill the required columns. begin_issuance tests
+    -- with a write whether the table can store a token.
     return query
         select 'columns', format('%s is not null and has no default', a.attname),
                format('alter table public.api_credentials %s', case
@@ -196,8 +199,8 @@ begin
                format('drop rule %I on public.api_credentials', r.rulename), false
         from pg_catalog.pg_rewrite r where r.ev_class = its_table and r.ev_type in ('2', '3');
 
-    -- Rows with the same service_name and credential_type. Each of these rows may have keys that are in use. So the
-    -- statement moves a row to another slot and deletes nothing.
+    -- The next query returns rows that have the same service_name and credential_type. Two such rows may both have keys
+    -- that are in use. So the statement in mend moves one row to another slot, and deletes no row.
     return query
         with twice as (
             select r.service_name::text as service, r.credential_type::text as type, to_jsonb(r) as row,
@@ -257,7 +260,7 @@ $$;
 comment on function public.api_credentials_faults() is
     'Returns the differences that prevent the table from storing a token. kind is the area, said describes the difference, and mend is the statement that corrects it. loses_nothing is true if that statement changes no stored value.';
 
--- Correct each difference whose statement changes no stored value. List all other differences in one message.
+-- Run each correction that changes no stored value. If differences remain, raise one error that lists them.
 do $$
 declare
     each    record;
@@ -318,7 +321,8 @@ begin
 end
 $$;
 
--- If the table has no unique constraint, make a unique index. Every write needs the constraint or the index.
+-- The functions write with "on conflict", which needs a unique constraint or a unique index on service_name and
+-- credential_type. If the table has neither, make a unique index.
 do $$
 begin
     if not exists (
@@ -336,8 +340,8 @@ $$;
 create index if not exists idx_api_cred_service_active on public.api_credentials (service_name, is_active);
 create index if not exists idx_api_cred_expires on public.api_credentials (expires_at);
 
--- Versions come from a sequence. With "old + 1", a row that is deleted and inserted again could get the version of the
--- deleted row.
+-- Each new version of a row is the next number of a sequence. If each change added 1 to the row's old version, a row
+-- that is deleted and inserted again could get the version of the deleted row.
 create sequence if not exists public.api_credentials_version_seq as bigint;
 
 alter table public.api_credentials
@@ -369,7 +373,7 @@ comment on column public.api_credentials.credential_value is
     'The secret. A token is a JSON string {"access_token","expires_at","issued_at"}. A sealed value is an enc:v1: envelope.';
 comment on column public.api_credentials.expires_at is
     'When the value expires; null if it does not expire. For a token, clients use the earliest of this time, the time in the JSON and the time in the token itself. For an app key and secret, clients only warn before this time.';
-comment on column public.api_credentials.is_active is 'An inactive row counts as absent.';
+comment on column public.api_credentials.is_active is 'If is_active is not true, the functions and the clients ignore the row.';
 comment on column public.api_credentials.environment is 'production or paper. Only for information: the slot selects the account.';
 comment on column public.api_credentials.description is 'Free text.';
 comment on column public.api_credentials.updated_at is
@@ -404,7 +408,8 @@ create or replace trigger api_credentials_touch
 -- This file sets all rights on the table, because default privileges differ between old and new Supabase projects.
 alter table public.api_credentials enable row level security;
 
--- The next grants do not give service_role the right truncate, because truncate bypasses the trigger.
+-- service_role gets no right to truncate api_credentials, because truncate does not run the trigger
+-- api_credentials_touch.
 revoke all on table public.api_credentials from public, anon, authenticated, service_role;
 revoke all on sequence public.api_credentials_version_seq from public, anon, authenticated;
 revoke all on function public.api_credentials_touch(), public.api_credentials_faults()

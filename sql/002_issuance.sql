@@ -1,5 +1,5 @@
--- The lease: only these functions decide which caller may ask KIS for a token. These functions use only the database's
--- clock.
+-- The lease: only the functions of this file decide which caller may ask KIS for a token. The functions use only the
+-- database's clock.
 --
 -- A caller begins, calls tokenP once, and commits or aborts. begin_issuance grants the lease to one caller at a time.
 -- KIS allows one call a minute, so two grants are more than a minute apart. Each grant has a fence, a number that grows
@@ -9,7 +9,7 @@
 -- Every function locks the slot's lease first, and reads clock_timestamp() after it has the lock. now() would return a
 -- time before the wait for the lock. All constants of the protocol are in this file.
 --
--- Run this file after 001. You may run the file again at any time.
+-- Run this file after 001_api_credentials.sql. You may run the file again at any time.
 
 begin;
 
@@ -32,25 +32,25 @@ create table if not exists public.credential_leases (
 );
 
 comment on table public.credential_leases is
-    'One row for each slot: the holder of the lease, and the time of the next grant. Only the functions of these files read and write the table.';
-comment on column public.credential_leases.service_name is 'The slot, as in api_credentials.';
+    'One row for each slot: the holder of the lease, and the time of the next grant. Only the functions of sql/ read and write the table.';
+comment on column public.credential_leases.service_name is 'The slot: the same value as service_name in api_credentials.';
 comment on column public.credential_leases.fence is 'Grows with every grant. A commit or abort must name the current fence.';
 comment on column public.credential_leases.holder is 'The id of the attempt that holds the lease; null if the lease is free.';
 comment on column public.credential_leases.holder_label is 'The holder as text: a workflow run or a host.';
 comment on column public.credential_leases.granted_at is 'The time of the last grant.';
-comment on column public.credential_leases.lease_until is 'The end of the lease. All other callers wait until this time.';
-comment on column public.credential_leases.not_before is 'No lease is granted before this time, because KIS allows one call a minute.';
+comment on column public.credential_leases.lease_until is 'The end of the lease. Until the lease ends, all other callers wait.';
+comment on column public.credential_leases.not_before is 'The earliest time at which the next lease can be granted. KIS allows one tokenP call a minute.';
 comment on column public.credential_leases.token_id is
-    'First 16 hex digits of the SHA-256 of the last token that these functions stored.';
+    'First 16 hex digits of the SHA-256 of the last token that the functions of sql/ stored.';
 comment on column public.credential_leases.token_version is
-    'The version that the token''s row had after these functions wrote it. If the row now has another version, another program has written the row.';
+    'The version that the token''s row had after the functions of sql/ wrote the row. If the row now has another version, another program has written the row.';
 comment on column public.credential_leases.issued_at is 'When KIS issued the token token_id.';
 comment on column public.credential_leases.app_key_id is
     'First 16 hex digits of the SHA-256 of the slot''s app key. One app key belongs to one slot.';
 comment on column public.credential_leases.rejected_token_id is
     'The hash of the last token that was rejected or revoked. The slot''s row rejected_tokens has the hashes of all such tokens.';
 comment on column public.credential_leases.refused_credential_id is 'The hash of the app key and secret that KIS refused last.';
-comment on column public.credential_leases.refused_until is 'Until this time the refused app key and secret are not tried again. Another app key and secret can be tried at once.';
+comment on column public.credential_leases.refused_until is 'The time from which the refused app key and secret can be tried again. Another app key and secret can be tried at once.';
 comment on column public.credential_leases.last_error is
     'Error code of the last attempt; null after a success. token-repeated: KIS answered with a rejected token.';
 
@@ -71,25 +71,26 @@ create index if not exists idx_credential_issuances_service on public.credential
 create index if not exists idx_credential_issuances_happened on public.credential_issuances (happened_at);
 
 comment on table public.credential_issuances is
-    'The log: one row for each event. A row is never changed. The events are granted, committed, unchanged, fenced, aborted, saved and revoked.';
-comment on column public.credential_issuances.id is 'The order of the events.';
+    'The log: one row for each event. A row is never changed. The column outcome has the name of the event.';
+comment on column public.credential_issuances.id is 'A number that grows from event to event, so it gives the order of the events.';
 comment on column public.credential_issuances.service_name is 'The slot.';
 comment on column public.credential_issuances.happened_at is 'The time of the event, by this database''s clock.';
 comment on column public.credential_issuances.outcome is
-    'After granted comes committed, unchanged, fenced or aborted. If no event comes after granted, the holder''s process ended. saved: a token was stored without a lease. revoked: the owner revoked a token at KIS.';
+    'The name of the event. "granted": a caller got the lease. After the event "granted", the log has one of the events "committed", "unchanged", "fenced" and "aborted" with the same fence. If the lease has ended and the log has no such event, the holder''s process ended too early. "saved": a token was stored without a lease. "revoked": the owner revoked a token at KIS.';
 comment on column public.credential_issuances.fence is 'The fence of the grant that the event belongs to.';
 comment on column public.credential_issuances.holder is 'The id of the attempt.';
 comment on column public.credential_issuances.holder_label is 'The holder as text.';
 comment on column public.credential_issuances.app_key_id is 'The hash of the app key.';
 comment on column public.credential_issuances.token_id is 'The hash of the token.';
-comment on column public.credential_issuances.error_code is 'The reason of an abort.';
+comment on column public.credential_issuances.error_code is 'The error code of an event "aborted".';
 
 -- Helpers ----------------------------------------------------------------------------------------------------------
 -- The helpers are in PL/pgSQL, because PL/pgSQL keeps query plans for a whole session. PostgreSQL would plan a function
 -- in the language SQL at each call.
 
--- Returns the hash of a token that is stored as plain JSON. Returns null if the value is sealed or unreadable. If a
--- client wrote the row without these functions, the lease has no hash of the token, so this function is needed.
+-- Returns the hash of a token that is stored as plain JSON. Returns null if the value is sealed, or if it is not a JSON
+-- object with the text access_token. If a client wrote the token's row without the functions of this file, the row of
+-- the lease has no hash of the token. Then the functions of this file get the hash with issuance_plain_token_id.
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
@@ -169,8 +170,9 @@ begin
 end
 $$;
 
--- Returns the row of the active token, or nulls. A row with a null value counts as absent. The casts give the result
--- fixed types, because a session keeps its query plans for the column types that it has seen.
+-- Returns the row of the slot's active token, or nulls if there is no such row. A row whose credential_value is null is
+-- ignored. The casts give the result fixed types, because a session keeps its query plans for the column types that it
+-- has seen.
 drop function if exists public.issuance_token_row(text);
 create or replace function public.issuance_token_row(
     service text,
@@ -189,8 +191,8 @@ begin
 end
 $$;
 
--- Returns the version of the row with the slot's app key, or 0 if there is no such row. If a caller has read another
--- version, its keys are no longer the slot's keys.
+-- Returns the version of the row with the slot's app key, or 0 if there is no such row. If a caller has read this row
+-- with another version, the caller's app key and secret are no longer those of the slot.
 create or replace function public.issuance_keys_version(service text) returns bigint
     language plpgsql
     stable
@@ -207,10 +209,11 @@ $$;
 -- in the server's log. Each write of a secret catches all errors and calls this function.
 --
 -- The error names the SQLSTATE, the column, the constraint and the function that refused the row. The error repeats
--- PostgreSQL's text only if this text contains names and types, but no values. The text of an error of our own
--- statement is like this. The text of an error of a trigger may contain values. The detail store-cannot-store means
--- that repeating the call does not help. A temporary error, such as a deadlock, a full disk or a read-only database,
--- does not have this detail. A SQLSTATE that has a special meaning for PostgREST is replaced by KT001.
+-- PostgreSQL's text only if that text contains names and types, but no values. For the SQLSTATEs in the code below, the
+-- text of an error in a statement of this project contains no values. The text of an error in a trigger may contain
+-- values. The detail store-cannot-store means that repeating the call does not help. If the error is temporary, such as
+-- a deadlock, a full disk or a read-only database, the detail is empty. A SQLSTATE that has a special meaning for
+-- PostgREST is replaced by KT001.
 drop function if exists public.issuance_raise_unwritten(text, text, text);
 create or replace function public.issuance_raise_unwritten(
     state text, column_name text, constraint_name text, words text default null, context text default null
@@ -284,10 +287,12 @@ end
 $$;
 
 -- Tests whether the slot can store a token, before a caller asks KIS for a token. If the slot cannot store a token, the
--- function raises the database's reason. The function writes a made-up token with issuance_put, as commit_issuance
+-- function raises an error with the reason. The function writes a made-up token with issuance_put, as commit_issuance
 -- does, reads the row, and rolls the write back. So no other caller sees the made-up token; only numbers of sequences
--- are used up. The made-up token is as long as KIS's longest token, and has the form (plain or sealed) that the slot
--- uses. If the table refuses this form, the function tries the other form. One accepted form is enough.
+-- are used up. The made-up token is as long as KIS's longest token. If the slot has sealed values, the function tries a
+-- sealed token first. If the slot has no sealed values, the function tries a plain token first. If the table refuses
+-- the first token, the function tries a second token: a plain token after a sealed token, or a sealed token after a
+-- plain token. The test succeeds if the table stores one of the two.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -317,7 +322,7 @@ begin
                 || '", "expires_at": "<time>", "issued_at": "<time>", "app_key_id": "<key>", "environment": "production"}',
                 '<time>', to_char(its_end, 'YYYY-MM-DD"T"HH24:MI:SS+00:00')), '<key>', left(filler, 16))
         end;
-        sealed := not sealed;  -- the second attempt uses the other form
+        sealed := not sealed;  -- a sealed token follows a plain token, and a plain token follows a sealed token
         begin
             written := public.issuance_put(  -- as issuance_write does
                 service, 'access_token', form, its_end, 'KIS OAuth access token, renewed automatically');
@@ -352,9 +357,9 @@ begin
 end
 $$;
 
--- Returns the tokens that the slot remembers as rejected or revoked, each with its expiry. One row stores all these
--- tokens as a JSON object that maps fingerprints to times. If the value of this row is unreadable, the function returns
--- no rows.
+-- Returns the hash and the expiry of each token that the slot remembers as rejected or revoked. The slot's row
+-- rejected_tokens stores them as a JSON object that maps the hash of a token to the expiry of the token. If the value
+-- of the row rejected_tokens is not such a JSON object, the function returns no rows.
 create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
@@ -379,8 +384,8 @@ create or replace function public.issuance_rejected_ids(service text) returns te
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Each call of begin_issuance calls this function, and most slots have no row rejected_tokens. This check makes
-    -- most of these calls faster.
+    -- Most slots have no row rejected_tokens. For such a slot, this check returns early, which makes begin_issuance
+    -- faster.
     if not exists (select from public.api_credentials c
                    where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
         return '{}';
@@ -389,9 +394,10 @@ begin
 end
 $$;
 
--- Remembers a token as rejected until it expires. ends_at is the expiry in the token's row, or null if there is no such
--- row. The expiry in a row can be too early (a time without an offset) or infinite. So the remembered expiry is at
--- least one day and at most 90 days ahead. The longest validity of a token at KIS is 90 days.
+-- Remembers a token as rejected until the token expires. ends_at is the expiry in the token's row, or null if the token
+-- has no row. The expiry in a row can be wrong: too early (a time without an offset) or infinite. So the function
+-- remembers an expiry that is at least one day and at most 90 days in the future. The longest validity of a token at
+-- KIS is 90 days.
 create or replace function public.issuance_reject(service text, token_id text, ends_at timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -411,7 +417,8 @@ begin
         else coalesce(known_end, t + interval '90 days')
     end;
 
-    -- A slot remembers at most 100 tokens: this token, and the 99 other tokens that expire last.
+    -- A slot remembers at most 100 rejected tokens: the token of this call, and the 99 older entries with the latest
+    -- expiry.
     select jsonb_object_agg(e.token_id, e.ends_at)::text, max(e.ends_at) into strict value, last_end
     from (
         (select r.token_id, r.ends_at from public.issuance_rejected(service) r
@@ -496,7 +503,8 @@ begin
     elsif token.expires_at > t
         and token.version is distinct from rejected_version
         and (stored_id is null or stored_id is distinct from rejected_token_id and stored_id <> all (rejected))
-        -- Within 6 hours of an issue KIS gives the same token again, so a token younger than 6 hours counts as fresh.
+        -- For 6 hours after KIS issues a token, tokenP returns the same token again. So the status is fresh if the
+        -- stored token is younger than 6 hours.
         and (token.expires_at > t + min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
         status := 'fresh';
     elsif lease.holder = begin_issuance.holder and lease.lease_until > t then
@@ -518,8 +526,8 @@ begin
         else
             perform public.issuance_prove(service);
             status := 'granted';
-            -- At this point, the other slot's token has expired and its lease has ended. So the app key moves to this
-            -- slot.
+            -- Because of the conditions above, no other slot of this app key has a valid token or a lease that has not
+            -- ended. So the app key moves to this slot.
             update public.credential_leases l set app_key_id = null where l.service_name = other.service_name;
             update public.credential_leases l
             set fence        = l.fence + 1,
@@ -562,14 +570,14 @@ begin
         'last_error', lease.last_error,
         'rejected_token_id', lease.rejected_token_id,
         'rejected_token_ids', to_jsonb(rejected),
-        'schema_version', 2,  -- as in 005
+        'schema_version', 2,  -- as in 005_check.sql
         'server_now', t
     );
 end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Asks for the lease. keys_version is the version of the app_key row that the caller has read, or 0 if it found no such row. Returns a status. changed: the row now has another version, so read the row again. conflict: another slot, named in holder_label, has a valid token of this app key. fresh: use value. granted: call tokenP once, then commit or abort with fence. busy: wait, because holder_label holds the lease or because no lease is granted before retry_at. rejected_token_ids are the known rejected tokens: do not use such a token, even if a cache has it. rejected_token_id is the last of these tokens, for older clients. If the table cannot store a token, the function raises an error with the detail store-cannot-store.';
+    'Asks for the lease. keys_version is the version of the app_key row that the caller has read, or 0 if the caller found no app_key row. Returns a status. If the status is "changed", the app_key row has another version than keys_version: read the app_key row again. If the status is "conflict", another slot has a valid token of this app key: holder_label is the name of this slot. If the status is "fresh", the stored token can be used: value is this token. If the status is "granted", call tokenP once, then call commit_issuance or abort_issuance with the returned fence. If the status is "busy", wait: the caller holder_label holds the lease, or no lease is granted before retry_at. rejected_token_ids has the hashes of all known rejected tokens: do not use a token with such a hash, even if a cache has the token. rejected_token_id is the hash of the last rejected token, for older clients. If the table cannot store a token, the function raises an error with the detail store-cannot-store.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -665,7 +673,7 @@ end
 $$;
 
 comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
-    'Stores the token that tokenP gave, and ends the lease. Returns a status. committed: this call, or an earlier call with the same arguments, stored the token. unchanged: KIS gave the stored token or a known rejected token again, and nothing is written. fenced: the token is not stored, because the lease belongs to another caller or because a newer token is stored; value is the stored token. The member rejected of the answer is true if the token is known to be rejected. The caller sets the argument rejected to true if the KIS API rejected the stored token.';
+    'Stores the token that tokenP gave, and ends the lease. Returns a status. If the status is "committed", this call, or an earlier call with the same arguments, stored the token. If the status is "unchanged", KIS gave the stored token or a known rejected token again, and the function does not write the token. If the status is "fenced", the function does not store the token, because the lease belongs to another caller or because a newer token is stored: value is the stored token. If the token is known to be rejected, the answer has the value true for "rejected". If the KIS API rejected the stored token, the caller sets the argument "rejected" to true.';
 
 create or replace function public.abort_issuance(
     service               text,
@@ -713,7 +721,7 @@ end
 $$;
 
 comment on function public.abort_issuance(text, uuid, bigint, interval, text, text) is
-    'Ends the lease without a token. cooldown is the time until the next grant. refused_credential_id is the hash of the key and secret that KIS refused. They are not tried again for 15 minutes. Returns a status: aborted, or fenced if the lease belongs to another caller.';
+    'Ends the lease without a token. cooldown is the time until the next grant. refused_credential_id is the hash of the key and secret that KIS refused. For 15 minutes, no caller gets the lease with this key and secret. Returns a status: "aborted", or "fenced" if the lease belongs to another caller.';
 
 create or replace function public.save_token(
     service          text,
@@ -761,7 +769,7 @@ end
 $$;
 
 comment on function public.save_token(text, text, timestamptz, bigint, bigint, text) is
-    'Stores a token that was issued without a lease. The token is stored if the slot has no active token, if the token expires later than the stored token, or if the stored row has the version replaces_version. If the app_key row does not have the version keys_version, the token is not stored. token_id is needed only if value is sealed. Returns a status: saved, kept (the stored token is kept), or rejected (the token is known to be rejected, and is not stored).';
+    'Stores a token that was issued without a lease. The token is stored if the slot has no active token, if the token expires later than the stored token, or if the stored row has the version replaces_version. If the app_key row does not have the version keys_version, the token is not stored. token_id is needed only if value is sealed. Returns a status: "saved", "kept" (the function has not stored the token), or "rejected" (the token is known to be rejected, and the function has not stored it).';
 
 create or replace function public.revoke_token(service text, version bigint, token_id text, label text)
     returns jsonb
@@ -798,10 +806,11 @@ end
 $$;
 
 comment on function public.revoke_token(text, bigint, text, text) is
-    'Makes the row of a token that was revoked at KIS inactive. Remembers the token as rejected, so that it is not stored again. Returns a status: revoked, or kept if the row no longer has that version.';
+    'Makes the row of a token that was revoked at KIS inactive. Remembers the token as rejected, so that it is not stored again. Returns a status: "revoked", or "kept" if the active token''s row does not have the given version.';
 
--- Returns all data of kis-token status in one call. The result has values only for the slot token_of: its token, which
--- the client unseals, and its rejected tokens. For all other rows, the result has the other columns.
+-- Returns all data of kis-token status in one call. The member rows has no values of keys and tokens. The member
+-- token_rows has the values of two rows of the slot token_of: the token, which the client unseals, and the rejected
+-- tokens.
 drop function if exists public.issuance_status(text, integer);
 create or replace function public.issuance_status(
     service  text default null,
@@ -812,8 +821,9 @@ create or replace function public.issuance_status(
     stable
     security definer
     set search_path = pg_catalog, pg_temp
-    -- Without these two settings PostgreSQL may read all of a long log: a generic plan reads the events of all slots,
-    -- and a plan without statistics sorts all events of the slot.
+    -- The settings plan_cache_mode and enable_sort prevent PostgreSQL from reading all of a long log. Without
+    -- plan_cache_mode, a generic plan may read the events of all slots. Without enable_sort, a plan without statistics
+    -- may sort all events of the slot.
     set plan_cache_mode = 'force_custom_plan'
     set enable_sort = off
 as $$
@@ -844,7 +854,7 @@ begin
             from public.api_credentials c
             where c.service_name = issuance_status.token_of
               and c.credential_type in ('access_token', 'rejected_tokens') and c.is_active), '[]'),
-        'schema_version', 2  -- as in 005
+        'schema_version', 2  -- as in 005_check.sql
     );
 end
 $$;
@@ -897,7 +907,8 @@ $$;
 alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
--- Even without a policy, row level security denies all access. The policy shows that the denial is intended.
+-- If a table has row level security and no policy, PostgreSQL denies all access. The next two policies also deny all
+-- access, to show that this is intended.
 drop policy if exists credential_leases_nobody on public.credential_leases;
 create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
 drop policy if exists credential_issuances_nobody on public.credential_issuances;

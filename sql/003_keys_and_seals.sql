@@ -1,13 +1,14 @@
 -- Change an account's keys, and seal stored values.
 --
--- Both functions lock the slot's lease, as the functions of 002 do. So no holder of a lease sees half of a change.
+-- set_app_key and reseal lock the slot's lease, as the functions of 002_issuance.sql do. So no holder of a lease sees
+-- an incomplete change.
 --
--- Run this file after 002. You may run the file again at any time.
+-- Run this file after 002_issuance.sql. You may run the file again at any time.
 
 begin;
 
--- An earlier version of set_app_key had no argument expires_at. If both versions existed, PostgREST could not choose
--- one of them.
+-- An earlier version of set_app_key had no argument expires_at. If the database had both versions of set_app_key,
+-- PostgREST could not choose one of them.
 drop function if exists public.set_app_key(text, text, text, text, boolean);
 create or replace function public.set_app_key(
     service     text,
@@ -71,8 +72,8 @@ begin
         if lease.holder is not null then
             perform public.issuance_log(lease, 'aborted', null, 'app-key-changed');
         end if;
-        -- If a caller holds the lease now, this caller uses the old key. The fence changes, so the caller's commit
-        -- stores nothing. From now on, another slot may use the old key.
+        -- A caller that holds the lease now uses the slot's previous app key. The fence changes, so the commit of this
+        -- caller stores nothing. From now on, another slot may use the previous app key.
         update public.credential_leases l
         set fence = l.fence + 1, holder = null, lease_until = null, app_key_id = null
         where l.service_name = service;
@@ -123,7 +124,8 @@ begin
             perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint, its_words, its_context);
     end;
 
-    -- The sealed value is the same token, so the lease's data about the token stay true.
+    -- The sealed value is the same token as before. So only token_version changes in the row of the lease; token_id and
+    -- issued_at stay correct.
     if new_version is not null and reseal.credential_type = 'access_token' then
         update public.credential_leases l set token_version = new_version
         where l.service_name = service and l.token_version = replaces_version;

@@ -1,8 +1,8 @@
 -- The role kis_token_reader of read-only keys. The role may read tokens and the list of rejected tokens. The role may
 -- not read keys or secrets, call functions, or use the lease. docs/security.md describes how to make a read-only key.
 --
--- Run this file after 001. You may run the file again at any time. If the owner may not create roles, the file raises a
--- warning and does not make the role.
+-- Run this file after 001_api_credentials.sql. You may run the file again at any time. If the database user that runs
+-- this file may not create roles, PostgreSQL shows a warning, and this file makes no role.
 
 begin;
 
@@ -11,9 +11,9 @@ begin
     -- Roles belong to the whole server, so another database or program may have made the role.
     if not exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
         create role kis_token_reader nologin noinherit;
-        -- On Supabase the API logs in as authenticator and then takes the role that a key names. An owner can revoke
-        -- this grant to disable all read-only keys. So the grant is made only together with the role, and another run
-        -- of this file does not restore a revoked grant.
+        -- On Supabase the API logs in as authenticator and then takes the role that a key names. If an owner revokes
+        -- the grant of kis_token_reader to authenticator, no read-only key works. So this file makes the grant only
+        -- when it makes the role: another run of this file does not restore a revoked grant.
         if exists (select from pg_catalog.pg_roles where rolname = 'authenticator') then
             grant kis_token_reader to authenticator;
         end if;
@@ -35,8 +35,8 @@ begin
     create policy api_credentials_token_reader on public.api_credentials
         for select to kis_token_reader
         using (credential_type in ('access_token', 'rejected_tokens') and is_active);
-    -- If the project has a policy for all roles, that policy gives kis_token_reader more rights. This restrictive
-    -- policy removes these additional rights.
+    -- A policy of the project that is for all roles would let kis_token_reader read other rows too. The restrictive
+    -- policy api_credentials_token_reader_only prevents this.
     drop policy if exists api_credentials_token_reader_only on public.api_credentials;
     create policy api_credentials_token_reader_only on public.api_credentials
         as restrictive for all to kis_token_reader

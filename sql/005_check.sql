@@ -1,13 +1,14 @@
--- Finds tables, functions, grants and row level security that differ from those in these files. The check changes
--- nothing: to test whether the table can store a token, the check writes a made-up token and rolls the write back.
+-- Finds tables, functions, grants and row level security that differ from those that the files of sql/ make. The check
+-- changes nothing: to test whether the table can store a token, the check writes a made-up token and rolls the write
+-- back.
 --
--- kis-token check calls check_setup(). If a file has not been run, check_setup() reports the missing functions. You may
--- run this file again at any time.
+-- kis-token check calls check_setup(). If a file of sql/ has not been run, check_setup() reports the missing functions.
+-- You may run this file again at any time.
 
 begin;
 
--- The version of the files of sql/. The version grows when a client needs a newer part of the files. begin_issuance
--- returns the same version.
+-- The version of the files of sql/. If a new client needs a change of the files, the change also raises this version.
+-- The member schema_version in the answer of begin_issuance has the same version.
 create or replace function public.credential_schema_version() returns integer
     language sql
     immutable
@@ -40,9 +41,9 @@ begin
             ('id'), ('service_name'), ('credential_type'), ('credential_value'), ('expires_at'), ('is_active'),
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
-    -- All functions of these files. Each function is listed with its arguments, because a project may have other
-    -- functions with the same name. keyless has the functions that anon and authenticated call. is_entry marks the
-    -- functions that service_role calls.
+    -- The lists keyless and entries contain functions of sql/. Each function is listed with its arguments, because a
+    -- project may have other functions with the same name. The list keyless has the functions that anon and
+    -- authenticated call. In the list entries, is_entry is true for the functions that service_role calls.
     keyless (name, arguments) as (
         values
             ('keyless_read', 'text, text'),
@@ -234,8 +235,8 @@ begin
         return found;
     end if;
 
-    -- Constraints, triggers and other objects can refuse a token. Only a write shows whether one of these objects
-    -- refuses a token.
+    -- Constraints, triggers and other objects of the table can refuse a token. Only a write shows whether the table
+    -- accepts a token.
     for slot in
         select distinct c.service_name from public.api_credentials c
         where c.credential_type in ('app_key', 'access_token') and c.service_name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
@@ -256,7 +257,7 @@ end
 $$;
 
 comment on function public.check_setup() is
-    'Returns the differences from the tables, functions and rights of these files, as a list of objects with what (the area) and said (the difference). The list is empty if there is no difference. The list shows no value of any row.';
+    'Compares the tables, functions and rights of the database with those that the files of sql/ make. Returns a list of the differences. In each entry, "what" is the area and "said" describes the difference. If there is no difference, the list is empty. The list shows no value of any row.';
 
 revoke all on function public.check_setup(), public.credential_schema_version()
     from public, anon, authenticated, service_role;

@@ -1,10 +1,11 @@
 -- The database checks the signature of an ID token: RSASSA-PKCS1-v1_5 with SHA-256, which is RS256.
 --
 -- The owner stores the public keys with which an issuer signs; the database fetches no key. The functions take the ID
--- token as an argument and do not read the claims that PostgREST puts into a setting. So another signer that the project
--- trusts cannot pretend to be the issuer. docs/keyless-signature.md explains each step for a reviewer.
+-- token as an argument and do not read the claims that PostgREST puts into a setting. PostgREST also accepts tokens of
+-- other signers that the project trusts, and such a signer could put the name of the issuer into its own tokens.
+-- docs/keyless-signature.md explains each step for a reviewer.
 --
--- Run this file after 001. You may run the file again at any time.
+-- Run this file after 001_api_credentials.sql. You may run the file again at any time.
 
 begin;
 
@@ -47,8 +48,8 @@ comment on column public.credential_issuer_keys.kid is 'The key''s name in the h
 comment on column public.credential_issuer_keys.modulus is 'The modulus n: 256 to 512 bytes, with the most significant byte first.';
 comment on column public.credential_issuer_keys.added_at is 'When the key was stored.';
 
--- Returns the bytes of a base64url text without padding. Returns null if the text is not the standard form of these
--- bytes. Raises data_exception if the text is not base64.
+-- Returns the bytes that a base64url text without padding encodes. Returns null if base64url encodes the returned bytes
+-- as another text. Raises data_exception if the text is not base64.
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
@@ -57,8 +58,8 @@ as $$
 declare
     decoded bytea := decode(translate(encoded, '-_', '+/') || repeat('=', (4 - length(encoded) % 4) % 4), 'base64');
 begin
-    -- The last character of a text can have bits that belong to no byte. These bits must be zero, so that each value has
-    -- exactly one text.
+    -- A base64url character encodes 6 bits. If the last character of encoded has bits that belong to no byte, these
+    -- unused bits must be zero. So each value has exactly one text.
     if translate(encode(decoded, 'base64'), '+/=' || chr(10), '-_') <> encoded then
         return null;
     end if;
@@ -66,7 +67,7 @@ begin
 end
 $$;
 
--- Returns these bytes as an unsigned number. The first byte is the most significant byte.
+-- Returns the argument as an unsigned number. The first byte is the most significant byte.
 create or replace function public.issuance_number(bytes bytea) returns numeric
     language plpgsql
     immutable
@@ -77,16 +78,17 @@ declare
     number numeric := 0;
 begin
     digits := repeat('0', (14 - length(digits) % 14) % 14) || digits;
-    for i in 0 .. length(digits) / 14 - 1 loop  -- 56 bits at a time, which a bigint holds
+    for i in 0 .. length(digits) / 14 - 1 loop  -- each step adds 56 bits, because a bigint can hold 56 bits
         number := number * 72057594037927936 + ('x' || substr(digits, i * 14 + 1, 14))::bit(56)::bigint;
     end loop;
     return number;
 end
 $$;
 
--- Returns whether the key has signed these bytes, as RFC 8017, section 8.2.2, describes. The function makes the whole
--- block that a correct signature contains, and compares this block with the block in the signature. The function parses
--- no part of the signature's block, so additional bytes cannot pass unnoticed.
+-- Returns whether the key with this modulus made the signature of the signed bytes, as RFC 8017, section 8.2.2,
+-- describes. The function makes the whole block that a correct signature contains, and compares this block with the
+-- block in the signature. The function parses no part of the signature's block, so additional bytes cannot pass
+-- unnoticed.
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable
@@ -113,7 +115,7 @@ begin
         || decode(repeat('ff', length(modulus) - length(expected) - 3), 'hex')
         || '\x00'::bytea || expected;
     m := s;
-    for i in 1 .. 16 loop  -- s ^ 65536, then s ^ 65537
+    for i in 1 .. 16 loop  -- after the loop, m is s ^ 65536 mod n
         m := mod(m * m, n);
     end loop;
     return mod(m * s, n) = public.issuance_number(expected);
@@ -122,7 +124,7 @@ $$;
 
 -- Returns the claims of an ID token that a stored key has signed. Before the signature is checked, the function uses
 -- only the issuer and the key's name, to find the key. No error shows the issuer. An error shows the key's name only if
--- the name has a strict form.
+-- the name has 1 to 100 characters, and only letters, digits, dots, hyphens and underscores.
 create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
     language plpgsql
     stable

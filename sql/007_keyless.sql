@@ -2,19 +2,20 @@
 -- Supabase. The job calls the API with the project's public key. The database compares the claims of the ID token with
 -- a list, which defines the access of each job.
 --
--- anon and authenticated may call the four functions keyless_* and no other function of these files. Each of these four
--- functions checks the signature of the ID token (006), and compares the token's claims with public.credential_callers.
--- Then the function reads the slot or calls the lease function of 002. The errors have these SQLSTATEs:
+-- anon and authenticated may call the four functions keyless_* and no other function of sql/. Each function keyless_*
+-- checks the signature of the ID token with a function of 006_rs256.sql, and compares the claims of the ID token with
+-- the rows of credential_callers. Then keyless_read reads the slot. keyless_begin, keyless_commit and keyless_abort
+-- call begin_issuance, commit_issuance and abort_issuance of 002_issuance.sql. The errors have these SQLSTATEs:
 --
 --   KTA01  id-token-unknown      no ID token, no key of its issuer, or a wrong signature
 --   KTA02  id-token-audience     the token was made for another project
---   KTA03  id-token-expired      the token has expired, is too old for this call, is not valid yet, or has no times
---   KTA04  caller-not-listed     no row of the list fits; the detail is an INSERT with the job's own claims
---   KTA05  caller-may-not        a row fits, but its access is lower than this call needs
+--   KTA03  id-token-expired      the token has expired, is too old for this call, is not valid yet, or lacks iat or exp
+--   KTA04  caller-not-listed     no row of the list matches the job; the detail is an INSERT with the job's own claims
+--   KTA05  caller-may-not        a row matches the job, but its access is lower than this call needs
 --   KTA06  id-token-replayed     the token was used to begin another attempt, or another run began this attempt
 --   KTA07  id-token-key-unknown  the issuer is known, but the key that signed the token is not
 --
--- Run this file after 006. You may run the file again at any time.
+-- Run this file after 006_rs256.sql. You may run the file again at any time.
 
 begin;
 
@@ -34,10 +35,11 @@ as $$
         false)
 $$;
 
--- Returns whether a text is the full name of a branch or a tag. Git forbids the characters ~ ^ : ? * [ \ and blanks in
--- a name. This function refuses these characters. So wildcards are refused, and real branches are not. Invisible
--- characters, and characters that change the direction of text, are refused as well. Branches of Dependabot and of
--- merge queues are refused, because they contain code of others.
+-- Returns whether a text is the full name of a branch or a tag. Git forbids blanks and the characters ~^:?*[\ in the
+-- name of a branch or a tag, and this function refuses them too. So the function refuses a pattern with a wildcard, and
+-- refuses no branch or tag because of these characters. Invisible characters, and characters that change the direction
+-- of text, are refused as well. Branches of Dependabot and of merge queues are refused, because they contain code of
+-- others.
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql
     immutable
@@ -103,8 +105,8 @@ create unique index if not exists credential_callers_once on public.credential_c
 
 comment on table public.credential_callers is
     'The jobs that may read or issue without a key: one row for a slot, a repository and a ref. A job without a row has no access. Only the database''s owner writes the table.';
-comment on column public.credential_callers.id is 'Names the row in errors and in kis-token status.';
-comment on column public.credential_callers.service_name is 'The slot, as in api_credentials.';
+comment on column public.credential_callers.id is 'The number that names the row in errors and in kis-token status.';
+comment on column public.credential_callers.service_name is 'The slot: the same value as service_name in api_credentials.';
 comment on column public.credential_callers.access is
     'token: the job may read the token. keys: the job may also read the app key and secret. issue: the job may also begin, commit and abort.';
 comment on column public.credential_callers.audience is 'The claim aud: this project''s URL, as the job has it in supabase-url.';
@@ -119,11 +121,12 @@ comment on column public.credential_callers.workflow is
 comment on column public.credential_callers.job_workflow_ref is
     'The claim job_workflow_ref, for a job of a reusable workflow; null accepts any workflow.';
 comment on column public.credential_callers.issuer is 'The claim iss.';
-comment on column public.credential_callers.valid_until is 'From this time on, the row has no effect. With null, the row always has an effect.';
+comment on column public.credential_callers.valid_until is 'The time from which the row has no effect. If valid_until is null, the row always has an effect.';
 comment on column public.credential_callers.note is 'Free text for people, such as the repository''s name.';
 comment on column public.credential_callers.created_at is 'When the row was made.';
 
--- The ID tokens that have begun an attempt. A row is kept until its ID token cannot be used again.
+-- One row for each ID token with which a run has begun an attempt. A row is kept until its ID token cannot be used
+-- again.
 create table if not exists public.credential_attempts (
     issuer        text not null,
     jti           text not null,
@@ -140,15 +143,15 @@ create index if not exists idx_credential_attempts_holder on public.credential_a
 create index if not exists idx_credential_attempts_expires on public.credential_attempts (expires_at);
 
 comment on table public.credential_attempts is
-    'The ID tokens that have begun an attempt, each with the run that may end the attempt. keyless_begin deletes rows that have expired.';
+    'One row for each ID token with which a run has begun an attempt. Only this run may commit or abort the attempt. keyless_begin deletes a row after its expires_at.';
 comment on column public.credential_attempts.issuer is 'The claim iss.';
 comment on column public.credential_attempts.jti is 'The claim jti. One ID token can begin only one attempt.';
-comment on column public.credential_attempts.holder is 'The attempt, as in credential_leases.';
+comment on column public.credential_attempts.holder is 'The id of the attempt: the same value as holder in credential_leases.';
 comment on column public.credential_attempts.service_name is 'The slot.';
 comment on column public.credential_attempts.repository_id is 'The claim repository_id of the run that began the attempt.';
 comment on column public.credential_attempts.run_id is 'The claim run_id.';
 comment on column public.credential_attempts.run_attempt is 'The claim run_attempt.';
-comment on column public.credential_attempts.expires_at is 'After this time, the ID token has expired and the row is deleted.';
+comment on column public.credential_attempts.expires_at is 'The time after which keyless_begin deletes the row. The ID token expires at least one hour earlier.';
 
 -- The check of claims -----------------------------------------------------------------------------------------------
 
@@ -188,9 +191,9 @@ begin
 end
 $$;
 
--- Raises KTA03 if the ID token is not valid now, or if it is older than "oldest" seconds. A job asks for an ID token
--- immediately before it uses the token. GitHub's ID tokens are valid for 5 minutes. The issuer's clock may be 30 s
--- ahead.
+-- Raises KTA03 if the ID token is not valid now, or if its age in seconds is more than the argument oldest. A job asks
+-- for an ID token immediately before it uses the token. GitHub's ID tokens are valid for 5 minutes. The issuer's clock
+-- may be 30 s ahead.
 create or replace function public.issuance_check_times(claims jsonb, oldest integer) returns void
     language plpgsql
     stable
@@ -224,7 +227,7 @@ begin
 end
 $$;
 
--- Returns the row of the list of callers that fits these claims and whose access (token, keys or issue) includes the
+-- Returns the row of the list of callers that matches the claims and whose access (token, keys or issue) includes the
 -- wanted access. If there is no such row, or if the ID token is not accepted, raises KTA02, KTA03, KTA04 or KTA05. The
 -- claims must come from a token whose signature was checked.
 create or replace function public.issuance_caller(service text, claims jsonb, wanted text, oldest integer)
@@ -241,8 +244,8 @@ declare
     levels  constant text[] := '{token,keys,issue}';
 begin
     perform public.issuance_check_service(service);
-    -- Only claims whose value is a text are compared. A claim whose value is a list, a number or null counts as
-    -- missing.
+    -- Only claims whose value is a text are compared. If the value of a claim is a list, a number or null, the function
+    -- treats the claim as missing.
     select jsonb_object_agg(e.key, e.value) into words from jsonb_each(claims) e where jsonb_typeof(e.value) = 'string';
 
     -- If the list has no row of this issuer, the audience is not compared. So the first job gets the error KTA04, with
@@ -264,7 +267,7 @@ begin
         raise exception 'the ID token lacks claims, or has others in their place: %', missing using errcode = 'KTA04';
     end if;
 
-    -- A comparison with a missing claim is null, and a row with such a comparison does not fit.
+    -- A comparison with a missing claim is null, and a row with such a comparison does not match.
     select c.*
     into caller
     from public.credential_callers c
@@ -276,7 +279,8 @@ begin
     order by array_position(levels, c.access) desc
     limit 1;
     if not found then
-        -- The error names columns but no values, and only columns of rows for the job's own repository.
+        -- The error shows names of columns, but no values. The error shows only columns of rows for the job's own
+        -- repository.
         select string_agg(distinct public.issuance_differences(c, words), '; ') into differs
         from public.credential_callers c
         where c.service_name = service and c.issuer = words ->> 'iss' and c.audience = words ->> 'aud'
@@ -300,8 +304,9 @@ begin
 end
 $$;
 
--- Raises KTA05 if another slot has issued with this app key, and the job of these claims may not issue for that slot. The
--- database serves one slot at a time for each app key, so such a job could keep the other slot's callers from issuing.
+-- Raises KTA05 if another slot has issued with this app key, and the job with these claims may not issue for the other
+-- slot. The database serves one slot at a time for each app key. A job that may not issue for the other slot could
+-- otherwise block the callers of the other slot.
 create or replace function public.issuance_check_app_key(service text, app_key_id text, claims jsonb) returns void
     language plpgsql
     stable
@@ -326,8 +331,8 @@ begin
 end
 $$;
 
--- Returns the names of the columns of a row that do not fit the claims, as one text. The text is empty if all columns
--- fit.
+-- Compares a row of the list of callers with claims. Returns one text with the names of the columns that do not match
+-- the claims. If all columns match, this text is empty.
 create or replace function public.issuance_differences(caller public.credential_callers, words jsonb) returns text
     language plpgsql
     stable
@@ -351,7 +356,7 @@ begin
 end
 $$;
 
--- Raises KTA06 if the run of these claims has not begun the attempt with this holder id.
+-- Raises KTA06 if the run that the claims name did not begin the attempt whose id is the argument holder.
 create or replace function public.issuance_check_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
     stable
@@ -368,8 +373,9 @@ begin
 end
 $$;
 
--- Records that the ID token has begun the attempt with this holder id. Raises KTA06 if the ID token has begun another
--- attempt. Raises KTA06 also if another run, or a caller with the service key, has begun the attempt.
+-- Records that a run used its ID token to begin the attempt whose id is the argument holder. Raises KTA06 if the ID
+-- token was used to begin another attempt. Raises KTA06 also if another run, or a caller with the service key, has
+-- begun the attempt.
 create or replace function public.issuance_claim_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -431,7 +437,7 @@ begin
         'issuer', caller.issuer,
         'issuer_keys', (
             select jsonb_agg(k.kid order by k.kid) from public.credential_issuer_keys k where k.issuer = caller.issuer),
-        'schema_version', 2,  -- as in 005
+        'schema_version', 2,  -- as in 005_check.sql
         'server_now', clock_timestamp()
     );
 end
@@ -546,7 +552,7 @@ begin
                 'modulus_sha256', encode(sha256(k.modulus), 'hex'), 'added_at', k.added_at
             ) order by k.issuer, k.added_at, k.kid)
             from public.credential_issuer_keys k), '[]'),
-        'schema_version', 2  -- as in 005
+        'schema_version', 2  -- as in 005_check.sql
     );
 end
 $$;

@@ -1,10 +1,10 @@
-"""The interface of the guide (docs/migrating.md): `SupabaseCredentialManager` and the guide's module functions.
+"""Offers the class `SupabaseCredentialManager` and the functions of the guide that docs/migrating.md describes.
 
-Names and return values are those of the guide.
+All names and return values are the same as in the guide (docs/migrating.md).
 
 If a value is missing or Supabase does not answer, a read returns None and a save returns False. An outage is also
-logged, to the logger ``kis_token``. An error that the user must correct is raised: SettingsError, StoreMisconfigured,
-and TokenError if the sealing of a value does not match the settings.
+logged, to the logger ``kis_token``. An error that the user must correct is raised: SettingsError, StoreMisconfigured or
+TokenError. For example, TokenError is raised if a stored value is sealed and no encryption key is given.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The faults that mean "no store". These faults raise no error, because the guide's clients continue with other
-#: sources.
+#: The error codes for settings that lack the URL or the key of Supabase. These codes raise no error, because a program
+#: that follows the guide (docs/migrating.md) then gets its keys and token from a source other than Supabase.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -56,7 +56,8 @@ class SupabaseCredentialManager:
         key: the project's key; None if the key is unknown.
     """
 
-    # Class attributes, for subclasses with an __init__ that sets url and key without calling this class's __init__.
+    # A subclass may set url and key in its own __init__ without a call of this class's __init__. Therefore, the class
+    # gives each attribute a default value.
     url: str | None = None
     key: str | None = None
     _client: Any = None
@@ -126,8 +127,8 @@ class SupabaseCredentialManager:
     def get_credentials(self, service_name: str) -> dict[str, str] | None:
         """Return all active values of a service by type, unsealed; None if the service has no active value.
 
-        If an encryption key is given, app key, app secret and token must be sealed. Other values may be plain or
-        sealed.
+        If an encryption key is given, the values of app_key, app_secret and access_token must be sealed. A value of any
+        type other than app_key, app_secret and access_token may be plain or sealed.
         """
         slot = self._ask(lambda store, _: store.read_service(service_name))
         if slot is None:
@@ -160,11 +161,11 @@ class SupabaseCredentialManager:
         return self._token_in(slot, only_unexpired=True)
 
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
-        """Store a token. Returns True if the store then has this token or a token with a later end.
+        """Store a token. Returns True if the store then has this token or a token that expires later.
 
-        A stored token with a later end is kept. A token that the slot remembers as rejected or revoked is not stored,
-        and a warning is logged. Times without a zone are read as Korea time. Raises TokenError for an invalid or
-        expired token.
+        If the stored token expires later, the stored token is kept. A token that the slot remembers as rejected or
+        revoked is not stored, and a warning is logged. Times without a zone are read as Korea time. Raises TokenError
+        for an invalid or expired token.
         """
         token = build_token(
             access_token.strip(),
@@ -209,8 +210,8 @@ class SupabaseCredentialManager:
             token, stored = read_stored(row.value, settings.service_name, self._vault, column=row.expires_at)
         except TokenUnusable:
             return None
-        # The column's end may be later than the token's end, because some clients write Korea time into the column as
-        # UTC.
+        # The expiry time in the column ``expires_at`` may be later than the real expiry time of the token, because some
+        # clients write Korea time into the column as UTC.
         if only_unexpired and slot.server_now is not None and token.expires_at <= slot.server_now:
             return None
         if only_unexpired and token.token_id in slot.rejected:

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 class KISAuth(httpx.Auth):
     """Fills in the headers of one KIS account for ``httpx.Client`` and ``httpx.AsyncClient``, under asyncio or trio.
 
-    KISAuth always sets the headers authorization, appkey and appsecret. If the request has no content-type or custtype,
-    KISAuth adds this header (custtype: P). The program sets tr_id. A token near its end is renewed before the request.
-    If KIS rejects the token, the token is replaced, once for all callers. The request is then sent again, once, because
-    KIS has not executed it. To make this possible, the bodies of requests and answers are read into memory.
+    KISAuth always sets the headers authorization, appkey and appsecret. If the request lacks the header content-type or
+    the header custtype, KISAuth adds the missing header. KISAuth sets custtype to P. The program sets tr_id. If the
+    token expires soon, KISAuth renews the token before the request. If KIS rejects the token, the token is replaced,
+    once for all callers. The request is then sent again, once, because KIS has not executed it. KISAuth reads the
+    bodies of requests and answers into memory, so that it can find a rejection and send a request again.
 
     Several clients, threads, tasks and forked processes may share one KISAuth. With an async client, a renewal runs in
     a thread, so the event loop does not wait. If a task is cancelled during a renewal, the task ends at once, and the

@@ -2,8 +2,8 @@
 
 KIS reports a rejected token in the response body, with any HTTP status: EGW00121, EGW00122 or EGW00123. After a
 rejection, the client reads the store again, because another caller may have renewed the token. If the store still has
-the rejected token, a new token is issued, once for all threads and machines. Near the token's end, the next request
-renews the token. The client starts no thread for renewals.
+the rejected token, a new token is issued, once for all threads and machines. If the token expires soon, the next
+request renews the token. The client starts no thread for renewals.
 
 Warnings and waits are logged to the logger ``kis_token``.
 """
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 #: The limit for one answer in seconds, including the waits for KIS's rate limit.
 CALL_SECONDS = 10.0
 
-#: The pauses after KIS reported too many calls in a second, in seconds before jitter.
+#: The client pauses after KIS reports too many calls in a second. These are the lengths of the pauses, in seconds. The
+#: client varies each length at random by up to half.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 
-#: The HTTP methods that change nothing at KIS. A call with any other method may be an order.
+#: The HTTP methods that change nothing at KIS. A call with a method other than GET and HEAD may be an order to buy or
+#: sell.
 _HARMLESS = {"GET", "HEAD"}
 
 
@@ -114,7 +116,7 @@ class KISClient:
 
     @property
     def token_expires_at(self) -> datetime:
-        """The end of the token that `access_token` returns, in UTC. Raises KisTokenError."""
+        """The expiry time of the token that `access_token` returns, in UTC. Raises KisTokenError."""
         return self._token_holder.ready().token.expires_at
 
     @property
@@ -145,8 +147,9 @@ class KISClient:
 
         If KIS rejects the token, the client replaces the token and sends the call again, once. If ``_retry`` is false,
         the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET or HEAD again after
-        a pause, a few times. A call with a method other than GET and HEAD may be an order, so it is sent again only
-        after a rejected token: KIS does not execute a call with a rejected token.
+        a pause, a few times. A call with a method other than GET and HEAD may be an order to buy or sell. The client
+        sends a possible order again only if KIS rejects the token, because KIS does not execute a call with a rejected
+        token.
 
         Raises IssuerOutage if KIS does not answer. The attribute ``sent`` of this error is True if KIS may have
         executed an order. After ``timeout``, the client sends nothing more. Raises KisTokenError if there is no token.
@@ -182,7 +185,8 @@ class KISClient:
         """Return a key for opening WebSocket sessions, valid for 24 hours. Needs no token. Raises KisTokenError."""
         return KISIssuer(self.base_url, self.environment).approval_key(self._token_holder.app_key())
 
-    # The methods below have the names of the guide's client, because subclasses written for the guide call them.
+    # The methods `_ensure_token`, `_refresh_token` and `_can_refresh_token` have the same names as in the guide
+    # (docs/migrating.md), because subclasses written for the guide call these methods.
 
     def _ensure_token(self) -> None:
         """If the client has no usable token, find or issue a token. Raises KisTokenError."""
@@ -193,11 +197,11 @@ class KISClient:
         self.refresh_token()
 
     def _can_refresh_token(self) -> bool:
-        """Whether the token is at least 23 h old. From this age, `refresh_token` renews a token without ``force``."""
+        """Whether the token is at least 23 h old. `refresh_token` renews such a token without ``force``."""
         return self._token_holder.find_limit() is None
 
     def _send(self, call: _Call, held: Held) -> Response:
-        """Send a call with the token of ``held``, and return the last answer.
+        """Send ``call`` with the token in the argument ``held``, and return the last answer.
 
         A call that changes nothing is repeated if KIS reports too many calls in a second.
         """
@@ -217,7 +221,7 @@ class KISClient:
         request = Credentials(held.token, held.app_key).added_to(call.request)
         if call.is_harmless:
             return self._session.call(request, seconds)
-        # An order gets a new connection. If KIS closed a reused connection at the moment of sending, the client could
-        # not know whether KIS received the order.
+        # A call that may be an order to buy or sell gets a new connection. If KIS closed a reused connection at the
+        # moment of sending, the client could not know whether KIS received the order.
         with closing(Session(self.base_url)) as session:
             return session.call(request, seconds)

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The age from which a token may be renewed on request. KIS issues one token a day; the guide's limit is an hour less.
+#: The age from which a token may be renewed on request. KIS expects an account to get one token a day. The guide
+#: (docs/migrating.md) sets the limit to 23 h, one hour less than a day.
 REFRESH_AFTER = timedelta(hours=23)
 
-#: Seconds until a failed renewal of a token near its end is tried again.
+#: If the renewal of a token that expires soon fails, the next attempt begins after this many seconds.
 RENEW_AGAIN = 30.0
 
 #: If a token that only this machine has could not be stored, the next attempt begins after this many seconds.
@@ -56,7 +57,7 @@ class Held:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the store has the token. After an outage of the store, only this machine may have the token."""
+        """Whether the store has the token. The store lacks a token that was issued during an outage of the store."""
         return self.token.version is not None
 
 
@@ -71,8 +72,8 @@ class _Renewals:
 class TokenHolder:
     """Holds the token of one slot. The constructor makes no request. Every method may raise KisTokenError.
 
-    Threads and forked processes may share a holder. A child process begins with its parent's token, and makes its own
-    renewals.
+    Threads and forked processes may share a `TokenHolder`. A child process begins with its parent's token, and makes
+    its own renewals.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -84,7 +85,7 @@ class TokenHolder:
         self._renewals = PerProcess(_Renewals)
 
     def ready(self) -> Held:
-        """Return the token for the next call. A token near its end is renewed first."""
+        """Return the token for the next call. If the token expires soon, `ready` renews the token before it returns."""
         held = self._held
         if held is None:
             return self._once(None, lambda: self._resolve(self._settings))
@@ -148,13 +149,14 @@ class TokenHolder:
     def _refresh(self, refused: Held) -> Held:
         """Replace the rejected token ``refused``, with one read of the store and within the settings' timeout.
 
-        If the store still has the rejected token, a new token is issued, whatever the age of the rejected token.
+        If the store still has the rejected token, a new token is issued, even if the rejected token is less than 23 h
+        old.
         """
         with self._open(self._settings) as resolver:
             view = resolver.look(refused.token.token_id)
             limit = self._limit(refused)
             if limit is not None and view.answer(self._settings.min_validity) is None:
-                _LOG.warning("KIS rejects the token. %s: the token is renewed by force.", limit.args[0])
+                _LOG.warning("KIS rejects the token. %s. A new token is issued now.", limit.args[0])
             return self._hold(resolver.resolve(view), refused.token.token_id)
 
     def _limit(self, held: Held) -> TokenRefreshLimitError | None:
@@ -169,8 +171,8 @@ class TokenHolder:
     ) -> Held:
         """Return the token that replaces ``known``. All waiting threads share one renewal, and its error if it fails.
 
-        Never returns the token with the fingerprint ``rejected_id``. If another thread is renewing the token, a call
-        with ``waits=False`` returns ``known`` at once.
+        Never returns the token with the fingerprint ``rejected_id``. If another thread is renewing the token and
+        ``waits`` is False, returns the present token ``known`` at once.
         """
         renewals = self._renewals.get()
         failures = renewals.failures
@@ -220,7 +222,7 @@ class TokenHolder:
         return open_resolver(settings, self._clock.monotonic(), _LOG.info, self._clock)
 
     def _with_pause(self, held: Held, seconds: float) -> Held:
-        """Return ``held``, to be renewed after about ``seconds``. A valid token is renewed at its end at the latest."""
+        """Return a copy of ``held`` that must not be renewed for about ``seconds``, or until a valid token expires."""
         pause = self._clock.jitter(0.5 * seconds, 1.5 * seconds)
         left = held.token.remaining(self._clock.now() + held.skew) - LEAST_USEFUL
         if left > timedelta():

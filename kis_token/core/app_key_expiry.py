@@ -1,7 +1,7 @@
-"""The last day of an app key, as a day in Korea, and the warning before that day.
+"""The last day on which KIS accepts an app key, in Korea time, and a warning if the app key expires soon.
 
-KIS ends an app key after a year. The user stores the last day with the key. The stored day never makes a key invalid:
-only KIS decides whether it accepts a key.
+An app key expires after a year. The user stores the app key together with the last day on which KIS accepts it. The
+stored day never makes an app key invalid: only KIS decides whether it accepts an app key.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from datetime import date, datetime, time, timedelta, timezone
 
 from kis_token.token import KST
 
-#: The warning about an app key begins this long before the end of the key.
+#: The time from the first warning about an app key to the expiry of the app key.
 WARNING_TIME = timedelta(days=30)
 
-#: The next action for an app key that ends soon or has ended.
+#: The remedy for an app key that expires soon or has expired.
 RENEWAL = (
     "Have a new app key issued on the KIS Developers site (https://apiportal.koreainvestment.com), then run "
     "kis-token set-keys."
@@ -21,7 +21,7 @@ RENEWAL = (
 
 
 def default_last_day(now: datetime) -> date:
-    """The last day of a key that is issued now: the same day of the next year, in Korea."""
+    """The last valid day of an app key that is issued now: the same day of the next year, in Korea."""
     today = now.astimezone(KST).date()
     leap_day = (today.month, today.day) == (2, 29)
     return today.replace(year=today.year + 1, day=28 if leap_day else today.day)
@@ -42,17 +42,17 @@ def end_of(last_day: date) -> datetime:
 
 
 def last_day_of(expires_at: datetime) -> date:
-    """Return the day in Korea that contains ``expires_at``, the stored end of an app key."""
+    """Return the day in Korea that contains ``expires_at``, the stored expiry time of an app key."""
     return expires_at.astimezone(KST).date()
 
 
 def warn_of_key_end(service_name: str, end: datetime | None, now: datetime) -> str:
-    """Return a warning, without its full stop, if the slot's app key ends soon or has ended. Otherwise, return "".
+    """Return a warning, without its full stop, if the slot's app key expires soon or has expired. Otherwise, return "".
 
     ``end`` is the time in the row of the app key; None if the row has no time.
     """
     if end is None or end - now > WARNING_TIME:
         return ""
     ends = "ends" if end >= now else "ended"
-    day = f"{last_day_of(end)} in Korea, by the last day that is stored with the key"
+    day = f"{last_day_of(end)} in Korea, according to the last day that is stored with the key"
     return f"The app key of {service_name} {ends} on {day}"

@@ -1,4 +1,4 @@
-"""The parts and the time limit of one call of the chain."""
+"""The settings, the parts of the chain (store, cache, issuer) and the time limit, for one search for a token."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The settings and parts of one call. ``cache`` is None if the cache is turned off.
+    """The settings and the parts of the chain, for one search for a token. Without a cache, ``cache`` is None.
 
-    ``tell`` receives a log line when the call has to wait.
+    ``tell`` receives a log line when the caller has to wait.
     """
 
     settings: Settings

@@ -41,17 +41,18 @@ if TYPE_CHECKING:
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
-#: After the store grants a lease, this machine makes no tokenP call without the store for this time. The time is the
-#: minute that KIS requires between two calls, plus the time that a holder may take to call tokenP.
+#: The time after the grant of a lease in which no caller on this machine issues a token without the store. The time is
+#: the minute that KIS requires between two calls, plus the time that a holder may take to call tokenP.
 AFTER_GRANT = timedelta(seconds=70)
 
-#: After another caller's lease ends, this machine makes no tokenP call without the store for this time.
+#: The time after the end of another caller's lease in which no caller on this machine issues a token without the store.
 AFTER_LEASE = timedelta(seconds=10)
 
-#: A request for the lease that leads to no token counts as idle if it takes at most this many seconds, waits included.
+#: A round is one request for the lease and the wait after the answer. If a round takes at most this many seconds and
+#: gives no token, the round is called idle.
 SHORTEST_ROUND = 0.2
 
-#: The number of idle requests in a row that counts as an outage.
+#: If this many rounds in a row are idle, the caller raises StoreOutage.
 MOST_IDLE_ROUNDS = 5
 
 #: Seconds that a caller with a stale token waits for another caller's renewal. A renewal takes a second or two.
@@ -61,8 +62,8 @@ PATIENCE = 3.0
 class Issuance:
     """Gets a token for one caller: this caller issues a token, or waits for the token of another caller.
 
-    Each object is used for one `run`. ``replaces`` is the version of a stored token that must be renewed although it is
-    fresh.
+    Each object is used for one `run`. If a stored token must be renewed although it is fresh, ``replaces`` is the
+    version of its row.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Issuance:
         raise IssuanceError("wait-too-long", "No token was found or issued in time", retryable=True)
 
     def _ask(self) -> Resolution | None:
-        """Ask for the lease once, and act on the answer. Returns None if another request is needed."""
+        """Ask for the lease once, and issue a token or wait for one. Returns None if the caller must ask once more."""
         begun, lease = self._begin()
         if begun.status == "changed":
             raise AppKeyChanged("app-key-changed", "The slot's app key was changed during this call", retryable=True)
@@ -139,7 +140,7 @@ class Issuance:
         return self._settings.mode == "resolve" and self._present().at_hand() is not None
 
     def _pace(self, seconds: float) -> None:
-        """Pause between two requests for the lease. Raises StoreOutage after ``MOST_IDLE_ROUNDS`` idle requests."""
+        """Pause between two requests for the lease. After ``MOST_IDLE_ROUNDS`` idle rounds, raises StoreOutage."""
         if seconds > SHORTEST_ROUND:
             self._idle_rounds = 0
             return
@@ -152,10 +153,12 @@ class Issuance:
     def _accept(self, begun: Begun) -> Resolution | None:
         """Return the token of an answer with the status "fresh"; None if the token is unusable.
 
-        If the token is unusable, the next request for the lease names the version of its row as unusable.
+        If the token is unusable, the next request for the lease has the version of the token's row as
+        ``rejected_version``.
         """
         token = self._judge(begun)
-        # The store judges the token by the column ``expires_at``, which may show a later end than the token has.
+        # The store reads the expiry time from the column ``expires_at``, which may be later than the real expiry time
+        # of the token.
         if token is not None and token.is_valid(self._view.now) and token.token_id != self._replaced_id:
             return self._found(token)
         self._rejected_version = begun.version
@@ -200,7 +203,8 @@ class Issuance:
     def _give_back(self, lease: Lease, error: IssuerError) -> Resolution | None:
         """End a lease in which KIS gave no token.
 
-        Returns another caller's token, or None if the caller needs another lease. In all other cases, raises ``error``.
+        If another caller has stored a token, returns that token. If the caller needs another lease, returns None. If
+        neither is true, raises ``error``.
         """
         if isinstance(error, IssuerRefused):
             self._leases.abort(lease, error.kis_code, refused=self._app_key.credential_id)
@@ -257,8 +261,9 @@ class Issuance:
     def _write_anew(self, token: Token, version: int | None) -> None:
         """Write the row again if the row showed the token as expired or unusable, but KIS gave the same token again.
 
-        If KIS gave the same token again, the commit has not changed the version of the row. The status of the commit is
-        not checked, because a repeated commit can get "committed" instead of "unchanged".
+        If KIS gave the same token again, the commit has not changed the version of the row. This method does not check
+        the status of the commit. If the caller repeats a commit after a lost response, the status can be "committed"
+        instead of "unchanged".
         """
         stored = self._view.stored
         looks_expired = stored is not None and not stored.is_valid(self._view.now) and version == stored.version
@@ -294,7 +299,8 @@ class Issuance:
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
         if begun.holder_label is None and source == "cache" and token.app_key_id is not None:
-            # No caller stores a newer token soon, so this caller stores the cached token for the other callers.
+            # No caller has the lease now, so no newer token is stored soon. Therefore, this caller stores the cached
+            # token for the other callers.
             self._leases.offer(token, keys_version=view.keys_version)
         return view.with_entry("oauth", said).resolution(token, source)
 

@@ -1,4 +1,4 @@
-"""Issues a token while the store does not answer: the last resort, for one caller at a time on this machine.
+"""Issues a token while the store does not answer, for one caller at a time on this machine.
 
 Other machines do not see a token that was issued without the store, so each of them may issue a token as well.
 """
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from kis_token.errors import StoreOutage
     from kis_token.token import AppKey, Token
 
-#: The longest time for which a note on this machine can forbid tokenP calls. A note that forbids calls for longer is
-#: ignored: only a caller with a wrong clock writes such a note.
+#: The note is a file on this machine with the time before which no caller issues a token without the store. If that
+#: time is more than LONGEST_NOTE in the future, the note is ignored, because only a caller with a wrong clock writes
+#: such a note.
 LONGEST_NOTE = timedelta(minutes=5)
 
 
@@ -46,20 +47,20 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
         raise token_repeated(token) from outage
     what = "a token was issued that other machines do not see" if token.is_new(view.now) else "KIS gave its token again"
     resolution = hand_out_issued(view, token, warning=f"{outage.brief}; {what}.")
-    return remember(context.cache, resolution)  # the lock is still held, so the next caller finds this token
+    return remember(context.cache, resolution)  # cached before the next caller gets the lock
 
 
 def hold_back(context: Context, app_key: AppKey, time: timedelta) -> None:
-    """Note that, for ``time``, no caller on this machine may call tokenP without the store."""
+    """For ``time``, forbid all callers on this machine to issue a token without the store."""
     until = context.clock.now() + time
-    with suppress(EnvironmentFault):  # a machine that cannot write the note issues no token without the store
+    with suppress(EnvironmentFault):  # if the note cannot be written, this machine issues no token without the store
         noted = context.machine.not_before(app_key.key_id)
         if noted is None or noted < until:
             context.machine.hold_back(app_key.key_id, until)
 
 
 def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage) -> Token:
-    """Note the tokenP call on this machine, then call tokenP once."""
+    """Write a note of the tokenP call on this machine, then call tokenP once."""
     machine, clock, key_id = context.machine, context.clock, app_key.key_id
     noted = machine.not_before(key_id)
     wait = noted - clock.now() if noted is not None else timedelta()
@@ -71,7 +72,7 @@ def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage)
         machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
         return True
 
-    may_send()  # called before connecting, too: if the call cannot be noted, KIS is not called
+    may_send()  # also before connecting: if the note cannot be written, KIS is not called
     try:
         return issue(context.issuer, app_key, now, may_send)
     except IssuerOutage as error:

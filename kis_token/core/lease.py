@@ -1,4 +1,4 @@
-"""A caller's side of the lease: ask for the lease, and end the lease with or without a token.
+"""A caller's side of the lease: ask for the lease, store a token with the lease, or end the lease without storing one.
 
 Each attempt has its own holder id. `begin` and `commit` are idempotent: after a lost response the caller repeats the
 call with the same arguments.
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 #: differ.
 CALL_INTERVAL = timedelta(seconds=61)
 
-#: The longest time from the request for the lease to the tokenP call. After a lease, the store grants the next one 70 s
-#: later, or earlier if the holder has reported that it did not call tokenP. So two calls are more than a minute apart.
+#: The longest time from the request for the lease to the tokenP call. The store grants the next lease at the earliest
+#: 70 s after the previous grant. If the holder aborts its lease, the abort says how long the store waits instead.
+#: Therefore, two tokenP calls with one app key are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
 #: If a response was lost, the caller may hold a lease without knowing it. After a lost response, the caller repeats the
-#: request for LONGEST_UNKNOWN seconds, and waits LAPSE seconds before it asks for a new lease. The two times together
-#: are a little longer than a lease, which lasts 60 s by the database's clock.
+#: request for LONGEST_UNKNOWN seconds, and waits LAPSE seconds before it asks for a new lease. LONGEST_UNKNOWN plus
+#: LAPSE is a little longer than a lease, which lasts 60 s by the database's clock.
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
 #: For this many seconds, a caller tries to store a token that KIS has just issued. The lease lasts 60 s.
@@ -83,7 +84,7 @@ class Leases:
 
         If a request got no answer but may have reached the store, the same request is repeated until an answer comes.
         If no answer comes for as long as a lease lasts, a new lease is requested, unless the deadline is too near. If
-        ``has_token`` returns True, the repetitions end within a second.
+        ``has_token`` returns True, the request is repeated for less than a second.
         """
 
         def send(holder: str) -> Begun:
@@ -143,8 +144,8 @@ class Leases:
     def is_late(self, lease: Lease) -> bool:
         """Whether the request for this lease is too long ago to call tokenP.
 
-        The wall clock and the monotonic counter both measure the time, and the longer result counts. On some systems,
-        the counter stops while the machine is suspended.
+        The time is measured with the wall clock and with the monotonic counter, and the longer of the two times is
+        used. On some systems, the counter stops while the machine is suspended.
         """
         passed = timedelta(seconds=self._clock.monotonic() - lease.asked_counter)
         return max(self._clock.now() - lease.asked_at, passed) > LONGEST_START
@@ -155,7 +156,7 @@ class Leases:
         If the store cannot store the token, the lease ends with the code of this error, so that no other caller waits
         for the token.
         """
-        stored_form = self._sealed(token)  # sealed once: repeated requests must be equal, but two seals differ
+        stored_form = self._sealed(token)  # sealing twice gives two texts, but repeated requests must be equal
 
         def send() -> Committed:
             return self._store.commit(self._service, lease.holder, lease.fence, token, stored_form, rejected=rejected)
@@ -167,7 +168,7 @@ class Leases:
             raise
 
     def abort(self, lease: Lease, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
-        """End the lease without a token. For ``cooldown``, no caller gets a lease. A failure is only logged.
+        """End the lease without storing a token. For ``cooldown``, no caller gets a lease. A failure is only logged.
 
         ``refused`` is the id of an app key and secret that KIS has refused.
         """
@@ -198,7 +199,7 @@ class Leases:
     def save(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
         """Store ``token`` without a lease. Raises StoreError.
 
-        A stored token with the version ``replaces_version`` is replaced even if it ends later than ``token``.
+        A stored token with the version ``replaces_version`` is replaced even if it expires later than ``token``.
         """
         stored_form = self._sealed(token)
 

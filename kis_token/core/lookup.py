@@ -1,6 +1,7 @@
-"""Reads store and cache, the first two sources of the chain, and decides whether one of their tokens is enough.
+"""Reads store and cache, the first two sources of the chain, and decides whether the mode accepts one of their tokens.
 
-This module writes nothing. The fast path uses only this module. The resolver starts with this module.
+This module writes nothing. If the mode accepts the stored token, the action does not load the resolver. The resolver
+calls this module before it does anything else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from kis_token.core.retry import Patience, Retry
     from kis_token.core.slot import Slot
 
-#: If the stored token is older than ``refresh-after`` plus this time, the rotation may have failed, and a caller warns.
+#: If the stored token is older than ``refresh-after`` plus ROTATION_GRACE, a caller warns, because the rotation may
+#: have failed.
 ROTATION_GRACE = timedelta(hours=2)
 
 _REJECTED = "KIS rejects its token"
@@ -43,9 +45,9 @@ def look(
     """Read store and cache.
 
     ``rejected_id`` is the fingerprint of a token that KIS has rejected. ``held`` is a token that the caller has in
-    memory. If the cache has no token, ``held`` counts as the cached token. A failed read of the store is repeated. If
-    the caller has a valid token and its mode needs no renewal, the repetitions end within a second. In all other cases,
-    the repetitions take longer.
+    memory. If the cache has no token, ``held`` takes the place of a cached token. A failed read of the store is
+    repeated. If the caller has a valid token and its mode needs no renewal, the read is repeated for less than a
+    second. If the caller has no valid token, or if its mode needs a renewal, the read is repeated for up to 45 s.
 
     Raises StoreMisconfigured. Raises TokenError if a stored value does not match the settings: the value is sealed but
     no encryption key is given, the value is plain but an encryption key is given, or the value belongs to another
@@ -54,12 +56,12 @@ def look(
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # the view at the last call of `patience`; in an outage, `look` returns it
+    present = view  # `patience` sets ``present``; in an outage, `look` returns ``present``
 
     def patience() -> Patience:
         nonlocal present
         present = _with_cached(view.as_of(clock.now()), cache, settings, held)
-        would_do = settings.mode in ("resolve", "check")  # the other modes need the store for a renewal
+        would_do = settings.mode in ("resolve", "check")  # the modes rotate and force need the store
         at_hand = present.at_hand()
         if would_do and at_hand is not None:
             is_fresh = at_hand[0].state(present.now, settings.min_validity) is State.FRESH
@@ -88,9 +90,9 @@ def may_issue_locally(view: View, settings: Settings) -> bool:
 
 
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
-    """``view`` with the cache's current contents.
+    """Return a copy of ``view`` with the cache's current contents.
 
-    If the cached token is rejected, unreadable or of another account, the view leaves the token out, and its trace has
+    If the cached token is rejected, unreadable or of another account, the copy has no cached token, and its trace has
     the reason.
     """
     view = replace(view, cached=None, cache_fault=None)
@@ -107,7 +109,7 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
 
 
 def enough(view: View, settings: Settings) -> Resolution | None:
-    """Return a token that is enough for the mode; None if the call must issue or store a token first.
+    """Return a token that the mode accepts; None if the caller must issue or store a token first.
 
     `resolve` accepts a fresh token, `rotate` a token that is not due yet, and `check` any valid token. Because `check`
     never issues, `check` raises IssuanceError ``no-valid-token`` if there is no valid token.
@@ -145,7 +147,7 @@ def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
 
 
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
-    """Judge the slot's token row. Returns the token, the version of an unusable row, and the finding in words.
+    """Check the slot's token row. Returns the token, the version of an unusable row, and the token's state as text.
 
     If the row is usable, the version is None. If the row is unusable, the token is None. If no row exists, token and
     version are None. Raises TokenError for a fault that a new token cannot repair.
@@ -168,7 +170,7 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
 
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
     if slot.server_now is not None:
-        # Freshness is judged by the store's clock, because this machine's clock may be wrong by hours.
+        # The store's clock decides whether a token is fresh, because this machine's clock may be wrong by hours.
         view = view.with_time(slot.server_now, view.now)
     view = replace(view.with_rejected(slot.rejected), hides_keys=slot.hides_keys)
     if "app_key" in slot.rows:
@@ -178,8 +180,8 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if stored is not None:
         if view.app_key not in (None, stored) and settings.keys_slot is None:
             view = view.with_warning(
-                f"app-key and app-secret differ from those stored for {settings.service_name}. The stored ones are "
-                "used. If yours are newer, store them with kis-token set-keys."
+                f"app-key and app-secret differ from the keys stored for {settings.service_name}. The stored keys are "
+                "used. If app-key and app-secret are newer, store them with kis-token set-keys."
             )
         view = replace(view, app_key=stored)
     with telling(view):

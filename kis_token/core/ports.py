@@ -1,6 +1,6 @@
 """The interfaces that the chain needs: a store, a cache, an issuer and others.
 
-The chain works with any implementation of these interfaces.
+The chain works with any implementation of the interfaces in this module.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Clock(Protocol):
         """A random number of seconds from ``low`` to ``high``, so that callers do not act at the same moment."""
 
 
-#: The statuses of begin and commit, as the functions of sql/ return them.
+#: The statuses in the answers of `Store.begin` and `Store.commit`. The functions of sql/ use the same words.
 BeginStatus = Literal["granted", "fresh", "busy", "conflict", "changed"]
 CommitStatus = Literal["committed", "unchanged", "fenced"]
 
@@ -49,8 +49,9 @@ class Begun:
 
     - granted: call tokenP once, then commit or abort with ``fence``.
     - fresh: ``value`` is a usable token.
-    - busy: ``holder_label`` holds the lease. If ``holder_label`` is None, no caller gets the lease before ``retry_at``.
-    - conflict: another slot, ``holder_label``, has a valid token of the same app key.
+    - busy: another caller has the lease, and ``holder_label`` names that caller. If ``holder_label`` is None, no caller
+      gets the lease before ``retry_at``.
+    - conflict: another slot, which ``holder_label`` names, has a valid token of the same app key.
     - changed: the slot's keys differ from the caller's keys.
 
     ``rejected_token_ids`` are the fingerprints of the tokens that the slot remembers as rejected. All times are by the
@@ -133,7 +134,7 @@ class Store(Protocol):
     ) -> bool:
         """Store a token without a lease. Returns False if the slot remembers the token as rejected.
 
-        A rejected token is not stored. A stored token with a later end than ``token`` is kept, unless its row has the
+        A rejected token is not stored. A stored token that expires later than ``token`` is kept, unless its row has the
         version ``replaces_version``. If the app_key row no longer has the version ``keys_version``, nothing is stored.
         """
 
@@ -147,7 +148,7 @@ class Store(Protocol):
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End a lease without a token. For ``cooldown``, no caller gets a lease.
+        """End a lease without storing a token. For ``cooldown``, no caller gets a lease.
 
         For 15 minutes, no caller gets a lease with the key and secret ``refused_credential_id``.
         """
@@ -176,7 +177,7 @@ class Cache(CacheReader, Protocol):
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
         """Cache a token. Raises CacheError.
 
-        A cached token with a later end than ``token`` is kept, unless its fingerprint is among ``rejected_ids``.
+        A cached token that expires later than ``token`` is kept, unless its fingerprint is among ``rejected_ids``.
         """
 
 
@@ -190,14 +191,14 @@ class Machine(Protocol):
         """
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """The noted time before which no caller on this machine issues without the store; None without a note."""
+        """The time before which no caller on this machine issues without the store; None if no time is stored."""
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
-        """Note ``until`` as the time that `not_before` returns."""
+        """Store ``until`` on this machine, so that `not_before` returns ``until``."""
 
 
 class TooLate(Exception):
-    """The issuer was ready to send, but ``may_send`` returned False. Nothing was sent."""
+    """The issuer was ready to send the tokenP request, but ``may_send`` returned False. Nothing was sent."""
 
 
 class Issuer(Protocol):

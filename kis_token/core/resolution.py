@@ -1,4 +1,4 @@
-"""The token for the caller and its source, and the view of store and cache from which the token is chosen."""
+"""`Resolution`, the token for the caller, and `View`, the contents of store and cache at one moment."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Resolution:
     """A token for the caller, and how it was found.
 
     ``refreshed`` is True if KIS was called and gave a new token. ``expired`` is True if the token has expired; only a
-    caller that allows expired tokens gets such a token. ``now`` is the time at which the token was judged. If the token
-    could not be stored for other callers, ``unstored`` is the error.
+    caller that allows expired tokens gets such a token. ``now`` is the time for which it was decided whether the token
+    is fresh, stale or expired. If the token could not be stored for other callers, ``unstored`` is the error.
     """
 
     token: Token
@@ -58,18 +58,18 @@ class Resolution:
 class View:
     """The contents of store and cache at one moment.
 
-    A view never contains a rejected token.
+    A `View` never contains a rejected token.
 
     Attributes:
-        now: the time of the view, by the store's clock if ``certain`` is True.
+        now: the time of the contents, by the store's clock if ``certain`` is True.
         trace: the sources that were asked, and the result of asking each.
         app_key: the app key and secret that the caller uses.
-        stored: the token of the store, valid or expired; None without one.
-        cached: the token of the cache, valid or expired; None without one.
+        stored: the token of the store, valid or expired; None if the store has no token.
+        cached: the token of the cache, valid or expired; None if the cache has no token.
         unusable_version: the version of the store's token row, if no caller can use the token in that row.
         cache_fault: the reason why this caller may not use the cached token: the token belongs to another account, or
-            its sealing does not match the settings.
-        keys_version: the version of the app_key row; 0 without such a row.
+            the settings do not allow this caller to unseal the token.
+        keys_version: the version of the app_key row; 0 if the slot has no app_key row.
         hides_keys: True if the store does not let this caller read the app_key row.
         rejected_id: the fingerprint of the token that KIS has rejected for this caller.
         rejected_ids: the fingerprints of the tokens that the store remembers as rejected.
@@ -107,13 +107,13 @@ class View:
         """Whether ``token`` is fresh both by the store's time and by this machine's time.
 
         The machine's clock may be wrong, or a proxy may have cached the store's Date header. If the token is fresh by
-        only one of the two times, the caller must ask the database.
+        the store's time but not by this machine's time, or the reverse, the caller must ask the database.
         """
         times = (self.now, self.now - self.skew)
         return self.certain and all(token.state(time, min_validity) is State.FRESH for time in times)
 
     def resolution(self, token: Token, source: Source, *, refreshed: bool = False, warning: str = "") -> Resolution:
-        """Return ``token`` as the caller's result, with the trace and the warnings of this view."""
+        """Return ``token`` as the caller's result, with the trace and the warnings of this `View`."""
         return Resolution(
             token=token,
             source=source,
@@ -129,7 +129,7 @@ class View:
         return token.token_id == self.rejected_id or token.token_id in self.rejected_ids
 
     def at_hand(self) -> tuple[Token, Source] | None:
-        """The valid token with the latest end, and its source; None without a valid token."""
+        """The valid token that expires last, and its source; None without a valid token."""
         found: tuple[tuple[Token | None, Source], ...] = ((self.stored, "supabase"), (self.cached, "cache"))
         tokens = [(token, source) for token, source in found if token]
         best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
@@ -138,9 +138,9 @@ class View:
     def unshared_token(self) -> Token | None:
         """The cached token, if it was issued after the stored token for the same app key; None otherwise.
 
-        KIS may have ended the stored token when it issued the cached token. A machine that issued a token during an
-        outage of the store has a cached token that is newer than the stored token. The times of issue are read from the
-        tokens' claims only, because a time in a column without an offset may be wrong by nine hours.
+        When KIS issued the cached token, KIS possibly made the stored token invalid. A machine that issued a token
+        during an outage of the store has a cached token that is newer than the stored token. The times of issue are
+        read from the tokens' claims only, because a time in a column without an offset may be wrong by nine hours.
         """
         cached, stored = self.cached, self.stored
         if cached is None or stored is None or not cached.is_valid(self.now):
@@ -152,11 +152,11 @@ class View:
         return cached if cached.app_key_id is not None and cached.app_key_id == owner else None
 
     def as_of(self, machine_time: datetime) -> View:
-        """The view at the moment when this machine's clock shows ``machine_time``."""
+        """Return a copy of this `View` for the moment when this machine's clock shows ``machine_time``."""
         return replace(self, now=machine_time + self.skew)
 
     def with_time(self, server_now: datetime, machine_time: datetime) -> View:
-        """The view with the store's time, and with a warning if this machine's clock differs by more than 2 minutes."""
+        """Return a copy of this `View` with the store's time, and a warning if the clocks differ by over 2 minutes."""
         skew = server_now - machine_time
         view = replace(self, now=server_now, skew=skew, certain=True)
         if self.certain or abs(skew) <= TOLERATED_SKEW:
@@ -165,7 +165,7 @@ class View:
         return view.with_warning(f"This machine's clock is {int(abs(skew).total_seconds())} s {direction}.")
 
     def with_rejected(self, ids: frozenset[str]) -> View:
-        """The view without the tokens that the store remembers as rejected: their fingerprints are ``ids``."""
+        """Return a copy of this `View` without the rejected tokens, which have the fingerprints ``ids``."""
         view = replace(self, rejected_ids=self.rejected_ids | ids)
         if view.cached is not None and view.rejects(view.cached):
             view = replace(view, cached=None)
@@ -174,17 +174,17 @@ class View:
         return view
 
     def with_entry(self, source: str, text: str) -> View:
-        """The view with one more entry in its trace."""
+        """Return a copy of this `View` with one more entry in its trace."""
         return replace(self, trace=(*self.trace, TraceEntry(source, text)))
 
     def with_warning(self, warning: str) -> View:
-        """The view with one more warning."""
+        """Return a copy of this `View` with one more warning."""
         return replace(self, warnings=(*self.warnings, warning))
 
 
 @contextmanager
 def telling(view: View) -> Iterator[None]:
-    """Add the warnings of ``view`` to an error that the ``with`` block raises."""
+    """If the ``with`` block raises a KisTokenError, add the warnings of the `View` to the error."""
     try:
         yield
     except KisTokenError as error:

@@ -98,7 +98,7 @@ class Resolver:
         return resolution
 
     def _look_again(self, view: View) -> View:
-        """Read the store once more if ``view`` shows an outage and the caller has no sufficient token."""
+        """If ``view`` shows an outage and has no token that the mode accepts, read the store once more."""
         is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
         if view.outage is None or is_served:
             return view
@@ -149,8 +149,8 @@ class Resolver:
     def _share(self, view: View, token: Token) -> View | Resolution:
         """Store a cached token that was issued without the store, in place of the older stored token.
 
-        If the cached token is sufficient for the mode, returns a `Resolution`. If the cached token is not sufficient,
-        returns the view for the rest of the search.
+        If the mode accepts the cached token, returns a `Resolution`. If the mode does not accept the cached token,
+        returns the `View` with which the search continues.
         """
         replaced = view.stored.version if view.stored is not None else None
         try:
@@ -159,7 +159,7 @@ class Resolver:
             if self._settings.mode == "force":
                 return view  # the renewal replaces the stored token and the cached one
             if self._settings.mode == "rotate":
-                raise  # the older stored token does not show whether a renewal is due
+                raise  # the stored token is older than the cached one: its age does not show whether a renewal is due
             said = "The cached token is newer than the stored one, and could not be stored for other callers"
             return replace(view.resolution(token, "cache", warning=f"{said}: {error.brief}"), unstored=error)
         shared = self.look(view.rejected_id)
@@ -183,7 +183,7 @@ class Resolver:
             return issue()
         if mode == "force" or view.is_surely_fresh(stored, LEAST_USEFUL):
             return issue(replaces=stored.version)
-        # The store's time is not certain, so the database judges the token first and returns the database's time.
+        # The store's time is not certain, so the database first checks the token and returns the database's time.
         judged = issue()
         if judged.token.version != stored.version:
             return judged
@@ -191,7 +191,7 @@ class Resolver:
         return answer or issue(replaces=stored.version)
 
     def _fall_back(self, view: View, error: KisTokenError) -> Resolution:
-        """In the mode `resolve`, return a valid token with a warning. In all other cases, raise ``error``."""
+        """If the mode is `resolve` and ``view`` has a valid token, return it with a warning. Else raise ``error``."""
         if self._settings.mode != "resolve":
             raise error
         view = self._store_time.update(view)
@@ -215,11 +215,11 @@ class Resolver:
         raise error
 
     def _without_store(self, view: View, outage: StoreOutage) -> Resolution:
-        """Return a valid token or, as the last resort, a token that is issued without the store.
+        """Return a valid token. If there is no valid token, issue a token without the store.
 
-        The last resort is allowed only if the store has not answered at all during this call and the outage is not
-        doubtful. An outage is doubtful if certificates or a proxy of this machine may be the cause, or if a gateway
-        answered with 3xx or 4xx.
+        A token is issued without the store only if the store has not answered at all during this call and the attribute
+        ``doubtful`` of the outage is False. The attribute ``doubtful`` is True if certificates or a proxy of this
+        machine may be the cause, or if a gateway answered with 3xx or 4xx.
         """
         try:
             return self._fall_back(view, outage)
@@ -233,7 +233,8 @@ class Resolver:
             ) from outage
         try:
             with self._context.machine.lock(view.app_key.key_id, left):
-                # The store may answer now, because building the runtime and waiting for the lock took time.
+                # The store is asked once more, because an outage can end while this caller builds the runtime and waits
+                # for the lock.
                 slot = self._read_once()
                 if slot is None:
                     return issue_locally(self._context, self._store_time.update(view), view.app_key, outage)
@@ -242,7 +243,7 @@ class Resolver:
         return self._find_again(view, slot=slot)
 
     def _read_once(self) -> Slot | None:
-        """The slot, or None if the store does not answer. Raises StoreOutage if the outage is doubtful."""
+        """The slot; None if the store does not answer. A StoreOutage with ``doubtful=True`` is raised."""
         try:
             return self._read()
         except StoreOutage as outage:

@@ -1,8 +1,8 @@
-"""Decides when a failed call of the store is repeated, and when the failure is an outage.
+"""Decides whether a failed call to the store is repeated, or whether the failure is an outage.
 
 A brief failure, such as a reset connection, a 502 or a restart, passes within seconds. Therefore, a failed call is
-repeated after growing, jittered pauses, for as long as the call's `Patience` allows. A failure that lasts longer than
-the patience is an outage.
+repeated after growing, jittered pauses. The time in which a call may be repeated is the *retry time*. A failure that
+lasts longer than the retry time is an outage.
 """
 
 from __future__ import annotations
@@ -20,59 +20,61 @@ if TYPE_CHECKING:
 
     _Answer = TypeVar("_Answer")
 
-#: A function that returns the number of seconds in which another try may still start. The function's arguments are the
-#: seconds since the first try and the seconds until the deadline.
+#: A function that returns the rest of the retry time: the number of seconds in which another try may still start. The
+#: function's arguments are the seconds since the first try and the seconds until the deadline.
 Patience = Callable[[float, float], float]
 
-#: Seconds of patience of a caller that has a valid token.
+#: The retry time, in seconds, of a caller that has a valid token.
 BRIEFLY = 0.8
 
-#: The longest patience, in seconds, of a caller that may issue without the store afterwards. A Supabase project can
-#: restart within 45 s.
+#: The longest retry time, in seconds, of a caller that may issue a token without the store afterwards. A Supabase
+#: project can restart within 45 s.
 LONGEST_PATIENCE = 45.0
 
-#: The first pause and the longest pause, in seconds before jitter. Each pause is twice as long as the previous one.
+#: The first pause and the longest pause between two tries, in seconds, without the random jitter. Each pause is twice
+#: as long as the previous one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 #: Seconds until a call is repeated after PostgREST reported a missing table, column or function. After sql/ has run or
 #: a backup was restored, PostgREST uses the previous schema until PostgREST has read the new one.
 SETTLING = 2.0
 
-#: If fewer than this many seconds of patience are left, the call is not repeated.
+#: If fewer than this many seconds of the retry time are left, the call is not repeated.
 _LEAST = 0.05
 
 
 def briefly(elapsed: float, left: float) -> float:
-    """The patience of a caller that has a valid token: ``BRIEFLY`` seconds from the first try."""
+    """Return the rest of the retry time for a caller with a valid token. The whole retry time is ``BRIEFLY``, 0.8 s."""
     return min(BRIEFLY - elapsed, left)
 
 
 def unless_refused(elapsed: float, left: float) -> float:
-    """The patience of a caller that has a fresh token: like `briefly`, but without a try after a refused connection."""
+    """Return the result of `briefly`. With this function, `Retry` does not repeat a call after a refused connection."""
     return briefly(elapsed, left)
 
 
 def patiently(elapsed: float, left: float) -> float:
-    """The patience of a caller that may issue without the store.
+    """Return the rest of the retry time for a caller that may issue a token without the store.
 
-    ``ISSUE_BUDGET`` is kept for issuing. The patience is half of the remaining time, and at most ``LONGEST_PATIENCE``.
+    ``ISSUE_BUDGET`` seconds are kept for issuing. The whole retry time is half of the remaining seconds, and at most
+    ``LONGEST_PATIENCE``.
     """
     spare = elapsed + left - ISSUE_BUDGET
     return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)
 
 
 def to_the_end(_: float, left: float) -> float:
-    """The patience of a caller that depends on the store: until one second before the deadline."""
+    """Return the rest of the retry time for a caller that needs the store: until one second before the deadline."""
     return left - 1
 
 
 def at_most(seconds: float, patience: Patience) -> Patience:
-    """Limit ``patience`` to ``seconds`` from the first try."""
+    """Return a function like ``patience`` that limits the whole retry time to ``seconds`` from the first try."""
     return lambda elapsed, left: min(seconds - elapsed, patience(elapsed, left))
 
 
 class Retry:
-    """Repeats calls of the store. ``left`` returns the seconds until the caller's deadline.
+    """Repeats failed calls to the store. ``left`` returns the seconds until the caller's deadline.
 
     ``tell`` receives one log line if a call may be repeated for more than 1.6 s.
     """
@@ -84,12 +86,13 @@ class Retry:
         self._told = False
 
     def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
-        """Return the answer of ``ask``. Calls ``patience`` after each StoreOutage that ``ask`` raises.
+        """Call ``ask`` until it returns an answer. After a failure, ``patience()`` is the function for the retry time.
 
-        When the patience is over, raises the last StoreOutage. A ``lasting`` StoreOutage is raised at once. If the
-        patience is `unless_refused`, a StoreOutage with ``refused`` is raised at once, too. The raised outage is
-        ``doubtful`` if any failure of this call was doubtful. If a StoreMisconfigured `settles`, it is raised after one
-        more try; any other StoreMisconfigured is raised at once.
+        When the retry time is over, raises the last StoreOutage. A StoreOutage with ``lasting=True`` is raised at once.
+        If ``patience()`` returns `unless_refused`, a StoreOutage with ``refused=True`` is raised at once. If one
+        StoreOutage of this call has ``doubtful=True``, the raised StoreOutage has ``doubtful=True``. A
+        StoreMisconfigured with ``settles=True`` is raised after one more try. A StoreMisconfigured with
+        ``settles=False`` is raised at once.
         """
         started, pause, is_doubtful, has_settled = self._clock.monotonic(), _FIRST_PAUSE, False, False
         while True:
@@ -102,7 +105,7 @@ class Retry:
                 if more < _LEAST:
                     raise
                 has_settled, wait = True, min(SETTLING, more)
-                why = "PostgREST may not have read the new tables yet"
+                why = "PostgREST possibly has not read the new tables yet"
                 self._tell(f"{error.brief}; {why}: asking once more in {wait:.2g} s")
             except StoreOutage as outage:
                 is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
@@ -111,7 +114,7 @@ class Retry:
                 more = limit(self._clock.monotonic() - started, self._left())
                 if outage.lasting or more < _LEAST or (outage.refused and usual is unless_refused):
                     raise
-                # Because of ``min``, the last try starts exactly at the end of the patience.
+                # The pause is at most ``more``, so the last try starts exactly when the retry time ends.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._say(outage, more)

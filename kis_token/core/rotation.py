@@ -18,13 +18,13 @@ EVENING = time(20, 0)
 def due_at(token: Token, refresh_after: timedelta) -> datetime:
     """The time from which a rotation renews ``token``, in UTC.
 
-    A token is due in two cases:
+    If one of these conditions is true, a rotation renews the token:
 
     - The token is older than ``refresh_after``.
     - The token is older than 6 hours and expires before the next 20:00 Korea time. For a token of less than 6 hours, a
       renewal gives the same token again.
 
-    Without the second case, a token issued at 10:30 would expire in market hours every day.
+    Without the condition about 20:00 Korea time, a token issued at 10:30 would expire in market hours every day.
     """
     end = token.expires_at.astimezone(KST)
     evening = datetime.combine(end.date(), EVENING, KST)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 KEY_TYPES = ("app_key", "app_secret")
 TOKEN_TYPE = "access_token"  # noqa: S105 - a type
 
-#: The inputs and variables that give a refused app key or secret, by KIS's code for the refusal.
+#: The inputs and variables that contain a refused app key or secret. Each key of the dictionary is KIS's code for the
+#: refusal.
 _GIVEN_AS = {
     "EGW00103": "input app-key / KIS_APP_KEY",
     "EGW00105": "input app-secret / KIS_APP_SECRET",
@@ -42,7 +43,7 @@ class Row:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the value is blank. A row with a blank value counts as absent, like a row with null."""
+        """Whether the value is blank. A row with a blank value is treated as missing, like a row with null."""
         return not self.value.strip()
 
 
@@ -81,7 +82,7 @@ class PlainVault:
     """
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
-        """Return ``text`` unchanged. Raises TokenError ``sealed-without-key`` if ``text`` is sealed."""
+        """If ``text`` is plain, return it unchanged. If ``text`` is sealed, raise TokenError ``sealed-without-key``."""
         if text.startswith(SEALED_PREFIX):
             raise SealedWithoutKey(f"{credential_type} of {service_name}")
         return text
@@ -94,7 +95,7 @@ class PlainVault:
 def read_stored(
     text: str, service_name: str, vault: Vault, *, column: object = None, version: int | None = None
 ) -> tuple[Token, dict[str, Any]]:
-    """Parse a value from the store or the cache. Return its token, and all members of its JSON.
+    """Return the token in a value from the store or the cache, and all members of the value's JSON.
 
     The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, and ``version``
     is the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text.
@@ -102,7 +103,8 @@ def read_stored(
     """
     plain = vault.unseal(text, service_name, TOKEN_TYPE)
     token = parse_stored(plain, column=column, version=version)
-    # If the column has an earlier end than the text, the sealed text alone does not give the token's end.
+    # If the time in the column ``expires_at`` is earlier than the time in the sealed text, the sealed text alone does
+    # not show when the token expires.
     if text.startswith(SEALED_PREFIX) and parse_stored(plain).expires_at == token.expires_at:
         token = replace(token, sealed_form=text)
     return token, parse_members(plain)
@@ -142,7 +144,7 @@ def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | Non
 
 
 def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
-    """The origin of ``app_key``, in words that can follow "the app key"."""
+    """Return the origin of ``app_key`` as text. The caller puts this text after the words "the app key"."""
     return f"given as {given_as}" if app_key.slot is None else f"stored in Supabase for the slot {app_key.slot}"
 
 

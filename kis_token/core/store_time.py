@@ -1,4 +1,4 @@
-"""The present time on the store's clock, and the tokens that the store reported as rejected during one call."""
+"""Keeps the store's time and the store's list of rejected tokens, during one search for a token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class StoreTime:
-    """Keeps the times and the rejected tokens of the store's answers during one call, and updates views."""
+    """Keeps the time and the rejected tokens from the store's answers. `update` adds this information to a `View`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -20,16 +20,16 @@ class StoreTime:
         self._rejected_ids: frozenset[str] = frozenset()
 
     def note(self, begun: Begun) -> None:
-        """Note the time and the rejected tokens of an answer that has just arrived."""
+        """Keep the time and the rejected tokens of an answer that has just arrived."""
         self._times = begun.server_now, self._clock.now()
         self._rejected_ids |= begun.rejected_token_ids
 
     def note_rejected(self, token_id: str) -> None:
-        """Note that the store reports the token with this fingerprint as rejected."""
+        """Add the fingerprint of a token that the store reports as rejected."""
         self._rejected_ids |= {token_id}
 
     def update(self, view: View) -> View:
-        """Return ``view`` at the store's present time, without the tokens that the store reports as rejected."""
+        """Return ``view`` with the store's present time, without the tokens that the store reports as rejected."""
         view = view.with_rejected(self._rejected_ids)
         if self._times is not None and not view.certain:
             view = view.with_time(*self._times)

@@ -1,4 +1,4 @@
-"""One tokenP call: the token's owner, the check that the KIS API accepts the token, and the caller's `Resolution`."""
+"""Calls tokenP once, checks the token's owner, verifies the token at the KIS API, and makes the `Resolution`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[],
 def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
     """Call the KIS API with a new token, because a rejected token must not replace a token that works.
 
-    Returns the view, with a warning if the call failed. Raises IssuerOutage if the API rejects the token.
+    Returns ``view``. If the call failed, the returned `View` has a warning. Raises IssuerOutage if the API rejects the
+    token.
     """
     try:
         code = issuer.verify(token, app_key)

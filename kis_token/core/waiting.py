@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 
-#: Seconds until a waiting caller calls `begin` again. Polling the row does not show that a lease has ended without a
-#: token.
+#: Seconds until a waiting caller calls `begin` again. Reading the token row again and again does not show that a lease
+#: has ended without a token.
 ASK_AGAIN = 5.0
 
 #: The error code of a lease that ended because the store could not store the token.
@@ -41,9 +41,9 @@ class Waiting:
         """Call ``look``, with jittered pauses, until ``look`` finds a token.
 
         Returns None when the caller should ask for the lease again. A caller that can continue without a new token
-        gives ``patience``, in seconds, and gets None after that time.
+        passes ``patience``, in seconds. After ``patience`` seconds, the method returns None.
 
-        Without ``patience``, an error is raised at once in these cases:
+        If ``patience`` is None and waiting is useless, one of these errors is raised at once:
 
         - IssuerRefused: KIS has just refused this key and secret.
         - StoreMisconfigured: the store could not store the last token.
@@ -52,7 +52,7 @@ class Waiting:
         """
         seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
         has_holder = begun.holder_label is not None
-        # After a final error, waiting does not lead to a token.
+        # If KIS refused the app key, or if the store could not store the token, waiting does not lead to a token.
         is_final = begun.last_error == _UNSTORED or begun.last_error in KIS_REFUSALS
         if not has_holder and (is_final or seconds > self._deadline.left() - ISSUE_BUDGET):
             raise _in_vain(begun, app_key, seconds)
@@ -95,7 +95,7 @@ def _in_vain(begun: Begun, app_key: AppKey, seconds: float) -> KisTokenError:
     if begun.last_error == "token-repeated" and begun.retry_at is not None:
         return repeated_until(begun.retry_at)
     reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
-    message = f"KIS must not be called again for {seconds:.0f} s, longer than the time left{reason}"
+    message = f"KIS must not be called again for {seconds:.0f} s, and the call's time limit ends earlier{reason}"
     return IssuanceError("wait-too-long", message, retryable=True)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     _Address = tuple[int, int, int, Any]
 
-#: A request fails after this many interim answers, such as an answer with the status 103.
+#: If a server sends this many interim answers (HTTP status 100 to 199, except 101) to one request, the request fails.
 MOST_INTERIM = 10
 
 #: Seconds until the next address is tried in parallel. RFC 8305 recommends 0.25.
@@ -39,11 +39,12 @@ def may_have_proxy() -> bool:
 
 
 def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.socket:
-    """Return a connection to ``host``. ``attempt`` watches the connection; ``seconds`` is the timeout of its socket.
+    """Return a connection to ``host``, with the socket timeout ``seconds``.
 
     After the name is resolved, the connection is made within ``seconds``. The name resolution has no limit of its own.
-    If the caller gives up ``attempt``, GivenUp is raised after the name resolution. Also raises OSError, for example
-    TimeoutError or an error of name resolution.
+    If the caller gives up ``attempt``, the connection is shut down. If the caller gives up ``attempt`` during the name
+    resolution, GivenUp is raised after the name resolution. Also raises OSError, for example TimeoutError or an error
+    of name resolution.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     attempt.check()

@@ -8,7 +8,7 @@ case. A host that NO_PROXY names is reached directly. An entry of NO_PROXY has o
 - a name or an address with a port
 - ``*``
 
-If the environment has none of these variables, the system's settings are used on Windows and macOS.
+If the environment has no variable whose name ends with _PROXY, the proxy settings of Windows or macOS are used.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from kis_token.deadline import Attempt
 
-#: The ``source`` of a proxy that is set in the system's settings.
+#: The value of ``Proxy.source`` for a proxy from the settings of Windows or macOS.
 SYSTEM = "the system's settings"
 
-#: The patterns of an entry of NO_PROXY, and of a host that is an IP address.
+#: A regular expression for an entry of NO_PROXY, and a regular expression for an IP address.
 _ENTRY = r"(?P<host>\[[^]]*\]|[^:]*)(:(?P<port>\d+))?"
 _ADDRESS = r"[\d.]+|[\da-f.]*:[\da-f:.]*"
 
@@ -40,8 +40,8 @@ _ADDRESS = r"[\d.]+|[\da-f.]*:[\da-f:.]*"
 class Proxy:
     """A proxy that opens tunnels. ``credentials`` are encoded for HTTP's basic authentication; None without a user.
 
-    ``source`` is the variable that names the proxy. The class is not a dataclass, because defining a dataclass costs
-    time at each start.
+    ``source`` is the variable that names the proxy, or ``SYSTEM``. The class is not a dataclass, because defining a
+    dataclass costs time at each start.
     """
 
     __slots__ = ("credentials", "host", "port", "source")

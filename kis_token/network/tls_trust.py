@@ -6,12 +6,12 @@ These certificates are trusted:
 2. the certificates that REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name
 3. the certificates of the package certifi if certifi is installed
 
-A connection needs only one of these certificates, and reading all of them takes longer than the rest of the handshake.
-If the system has a folder of certificates that is prepared for OpenSSL, the first try reads only the needed
-certificates from this folder (`trusted`).
+A connection needs only one trusted certificate, and reading all trusted certificates takes longer than the rest of the
+handshake. If the system has a folder of certificates with the links that OpenSSL needs, the first handshake reads only
+the needed certificates from this folder (`trusted` with ``quick``).
 
-An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If such a
-variable is set and a handshake fails, the error names the variable.
+An empty variable is treated as not set. A variable whose certificates cannot be loaded adds no certificates. If a
+handshake fails and the certificates of a variable could not be loaded, the error names the variable.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ VARIABLES = (*_REPLACING, *_ADDING)
 
 
 class NoTrust(OSError):
-    """No TLS connection can be prepared. The text has the reason."""
+    """No TLS connection can be prepared. The text of this exception has the reason."""
 
 
 def trusted(*, quick: bool = False) -> ssl.SSLContext:
     """Return the context for a TLS connection. Call this function within a block of `no_fork`. Raises NoTrust.
 
     All threads share one context. If one of the certificate variables has changed, a new context is made. With
-    ``quick``, the context may lack the certificates that take time to read: certifi's, and those that only the system's
-    bundle has. If the check of a certificate fails with the quick context and `has_more` is True, the caller tries once
-    more without ``quick``.
+    ``quick``, the context may lack certificates that take time to read: the certificates of certifi, and certificates
+    that only the system's bundle file contains. If the check of a certificate fails with the quick context and
+    `has_more` is True, the caller tries once more without ``quick``.
     """
     variables = _variables()
     if quick:
@@ -56,7 +56,7 @@ def trusted(*, quick: bool = False) -> ssl.SSLContext:
 
 
 def has_more() -> bool:
-    """Whether the context without ``quick`` has further certificates."""
+    """Whether ``trusted()`` can have more certificates than ``trusted(quick=True)``."""
     return _has_certifi() or _take_as_needed(*_variables()) is not None
 
 
@@ -82,10 +82,11 @@ def _has_certifi() -> bool:
 
 @lru_cache(maxsize=1)
 def _take_as_needed(*_: str | None) -> ssl.SSLContext | None:
-    """Return a context that looks up each certificate in the system's folder; None without a prepared folder.
+    """Return a context that looks up each needed certificate in the system's folder; None if the folder is not usable.
 
-    The folder is prepared if it has links with the names that OpenSSL needs, as Linux distributions make them. The
-    result is also None if a variable names other certificates.
+    OpenSSL finds a certificate in a folder by a link whose name is a hash. Linux distributions make these links. The
+    result is None if the folder has no such links, if the system is not Linux, or if one of ``VARIABLES`` is in the
+    environment.
     """
     folder = ssl.get_default_verify_paths().openssl_capath
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES) or not _is_prepared(folder):
@@ -103,7 +104,8 @@ def _is_prepared(folder: str) -> bool:
 def _load(*_: str | None) -> ssl.SSLContext:
     """Return the context without certifi's certificates.
 
-    The arguments are the values of the variables: they are only the key of the ``lru_cache``.
+    The arguments are the values of the certificate variables. The function uses its arguments only as the key of its
+    ``lru_cache``.
     """
     context = _make()
     _load_defaults(context)
@@ -123,7 +125,9 @@ def _make(*, capath: str | None = None) -> ssl.SSLContext:
         raise NoTrust("SSLKEYLOGFILE names a file that cannot be written") from None
     context.set_alpn_protocols(["http/1.1"])
     # A company's trusted certificate is often an intermediate certificate, or lacks a field of RFC 5280. curl and
-    # browsers accept such a certificate. With the default flags, Python 3.13 does not accept such a certificate.
+    # browsers accept such a certificate. With the default flags, Python before 3.13 does not accept an intermediate
+    # certificate as trusted. With the default flags, Python from 3.13 on does not accept a certificate that lacks a
+    # field of RFC 5280.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -138,7 +142,7 @@ def _add(context: ssl.SSLContext, file: str) -> ssl.SSLContext:
 def _load_defaults(context: ssl.SSLContext) -> None:
     """If SSL_CERT_FILE or SSL_CERT_DIR is set to an empty text, load the system's file or folder.
 
-    OpenSSL would use the empty text as a path.
+    If SSL_CERT_FILE or SSL_CERT_DIR is empty, OpenSSL itself uses the empty text as a path.
     """
     paths = ssl.get_default_verify_paths()
     for name, path in zip(_REPLACING, (paths.openssl_cafile, paths.openssl_capath), strict=True):

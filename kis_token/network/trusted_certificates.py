@@ -1,4 +1,4 @@
-"""Reports on the certificates of `tls_trust`: unusable variables, and all certificates as one file.
+"""Finds unusable certificate variables, and collects all certificates that `tls_trust` trusts in one PEM text.
 
 A connection that succeeds does not import this module.
 """
@@ -91,7 +91,7 @@ def _why_unusable_folder(folder: Path) -> str | None:
 
 
 def _files_of(place: Path) -> list[Path]:
-    """Return the files that OpenSSL reads if a variable names ``place``."""
+    """Return the files that OpenSSL reads if a certificate variable contains the path ``place``."""
     try:
         if place.is_dir():
             return sorted(each for each in place.iterdir() if re.fullmatch(_HASHED, each.name))

@@ -1,4 +1,4 @@
-"""KIS and Supabase on one machine, without an account, for trials and for tests of programs.
+"""Emulates KIS and Supabase on one machine, without an account, for trials and for tests of programs.
 
     from kis_token.sandbox import Sandbox
 
@@ -6,14 +6,14 @@
         subprocess.run([...], env=sandbox.environment(os.environ))
         print(sandbox.kis.counts("production").issues)
 
-`Sandbox` has all parts: the KIS emulator, a stand-in for Supabase, and a PostgreSQL with this project's tables and the
-keys of two made-up accounts. `KISEmulator` is KIS alone. For pytest there are the fixtures ``kis_sandbox`` and
+`Sandbox` has all parts: the KIS emulator, the Supabase emulator, and a PostgreSQL with this project's tables and the
+keys of two made-up accounts. `KISEmulator` emulates only KIS. For pytest there are the fixtures ``kis_sandbox`` and
 ``kis_emulator`` (`pytest_plugin`). The command ``kis-token sandbox`` runs a `Sandbox`. docs/sandbox.md lists the parts
 that the sandbox emulates, and the parts that it omits.
 
-`Sandbox` needs the extra: ``pip install 'kis-token[sandbox]'``. All other names of this package work without that
-extra. pytest imports this package in every project that has it installed. So this package loads its modules only when
-one of their names is used.
+`Sandbox` needs the extra ``sandbox``: ``pip install 'kis-token[sandbox]'``. All other names of this package work
+without the extra ``sandbox``. If kis-token is installed, pytest imports this package in every project. So this package
+loads a module only when a name of that module is used.
 """
 
 from __future__ import annotations

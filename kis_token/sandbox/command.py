@@ -29,7 +29,8 @@ def run(command: list[str]) -> int:
     def stop(number: int) -> None:
         received.append(number)
         stopped.set()
-        # A terminal sends Ctrl-C to the child as well. All other signals reach only this process.
+        # If a user presses Ctrl-C in a terminal, the terminal sends SIGINT to the child too. In all other cases, this
+        # process sends the signal on to the child.
         if child is not None and not (number == signal.SIGINT and sys.stdin.isatty()):
             child.send_signal(number)
 
@@ -57,7 +58,7 @@ def run(command: list[str]) -> int:
 
 @contextmanager
 def _on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call ``stop`` if a signal arrives, so that this process can stop its programs before it ends."""
+    """Call ``stop`` if SIGINT, SIGTERM or SIGHUP arrives, so that this process can stop its child processes."""
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, lambda number, _: stop(number)) for number in numbers}
     try:

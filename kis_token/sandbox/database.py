@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kis_token.store.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - other modules import it from here
+from kis_token.store.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - other modules import this function from ``database``
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,9 +77,9 @@ class Project:
     """The connection strings of one database."""
 
     owner: str
-    """For the role ``postgres``, which runs migrations and owns the new tables. This role is not a superuser."""
+    """The string for the role ``postgres``, which runs migrations and owns the new tables but is not a superuser."""
     api: str
-    """For the role ``authenticator``, which may only take the roles anon, authenticated and service_role."""
+    """The string for the role ``authenticator``, which may only take the roles anon, authenticated and service_role."""
 
 
 def prepare_database(dsn: str, *, legacy_grants: bool = False) -> Project:
@@ -137,7 +137,7 @@ def store_issuer_keys(connection: psycopg.Connection[Any], issuer: GitHubIssuer)
 
 
 def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audience: str, /, **columns: object) -> None:
-    """Add the usual job of an emulated issuer to the list of callers. ``columns`` replace values of the usual row."""
+    """Add the default job of an emulated issuer to the list of callers. ``columns`` replace values of the new row."""
     job = issuer.claims(audience)
     claimed = {name: job[name] for name in ("repository_owner_id", "repository_id", "ref")}
     row = {"service_name": "kis", "audience": audience, "issuer": issuer.issuer} | claimed | columns
@@ -150,11 +150,11 @@ def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audie
 
 
 class MigratedDatabases:
-    """Lends migrated databases to tests. All databases are on one PostgreSQL server.
+    """A pool of migrated databases for tests. All databases are on one PostgreSQL server.
 
-    Emptying the tables takes a few milliseconds; making a new database takes many times longer. So a database that a
-    test returns is emptied and lent again. If a test has changed the schema of a database, the database is dropped. If
-    no database is free, the next test gets a copy of a database that is never lent.
+    Emptying the tables takes a few milliseconds; making a new database takes many times longer. So the pool empties a
+    database after a test, and the next test uses the same database. If a test has changed the schema of a database, the
+    pool drops the database. If no database is free, the pool copies a database that no test uses.
     """
 
     def __init__(self, server: EmbeddedPostgres) -> None:

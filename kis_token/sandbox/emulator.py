@@ -1,4 +1,4 @@
-"""The KIS Open API on this machine, for tests: real and paper environment, and a clock that can be set forward.
+"""Emulates the KIS Open API for tests: the real and the paper environment, and a clock that can be set forward.
 
     with KISEmulator() as kis:
         account = kis.accounts["production"][0]
@@ -75,8 +75,8 @@ class SeenRequest:
         environment: The environment that got the request.
         method: The HTTP method.
         path: The path, without the query.
-        status: The HTTP status of the answer, even if a fault kept the answer from the client. The status is None if a
-            fault prevented the request from taking effect.
+        status: The HTTP status of the answer, even if the client did not get the answer because of a fault. If the
+            server made no answer because of a fault, ``status`` is None.
         code: The KIS error code in the answer, or None if the answer has no error code.
         at: The emulated time of the answer, timezone-aware, in UTC.
     """
@@ -104,13 +104,13 @@ class Counts:
 
 
 class KISEmulator:
-    """Serves both environments of KIS and a control address on loopback.
+    """Runs the servers of both KIS environments and a control server on 127.0.0.1.
 
     Use an emulator in a ``with`` block, or call ``start`` and ``stop``. Tokens and settings survive a stop.
     `production`, `paper` and `control` are the servers. Each server can be stopped separately, and the server's
     ``add_fault`` adds a fault to its next requests. `accounts` has the accounts of each environment. If no account is
     given for an environment, the environment gets a made-up account. With ``tls``, both environments are served over
-    https. The control address always uses http. ``clock`` replaces the machine's clock.
+    https. The control server always uses http. ``clock`` replaces the machine's clock.
 
     Raises ValueError if two accounts have the same app key.
     """
@@ -138,26 +138,26 @@ class KISEmulator:
 
     @property
     def production_url(self) -> str:
-        """The base address of the real environment. The address is known after the start."""
+        """The base address of the real environment. Before the first ``start``, the port in the address is 0."""
         return self.production.url
 
     @property
     def paper_url(self) -> str:
-        """The base address of the paper environment. The address is known after the start."""
+        """The base address of the paper environment. Before the first ``start``, the port in the address is 0."""
         return self.paper.url
 
     @property
     def control_url(self) -> str:
-        """The base address of the control server. The address is known after the start."""
+        """The base address of the control server. Before the first ``start``, the port in the address is 0."""
         return self.control.url
 
     def start(self) -> None:
-        """Listen on the addresses of both environments and of the control. A restart keeps the addresses."""
+        """Start the servers of both environments and the control server. A server keeps its address after a restart."""
         for server in (self.production, self.paper, self.control):
             server.start()
 
     def stop(self) -> None:
-        """Stop the servers of both environments and of the control. A stopped server refuses connections."""
+        """Stop the servers of both environments and the control server. A stopped server refuses connections."""
         for server in (self.production, self.paper, self.control):
             server.stop()
 
@@ -193,7 +193,7 @@ class KISEmulator:
         The changes affect later calls only: issued tokens keep their expiry.
 
         Raises:
-            ValueError: A name is unknown or a value is invalid. In this case, no setting is changed.
+            ValueError: A name is unknown or a value is invalid. If ``configure`` raises an error, no setting changes.
         """
         unknown = changes.keys() - {each.name for each in fields(Settings)}
         if unknown:
@@ -205,25 +205,28 @@ class KISEmulator:
             self._rules[name].settings = settings
 
     def kill_token(self, token: str) -> None:
-        """Reject the token with EGW00121 from now on. Raises ValueError if this emulator has not issued the token."""
+        """From now on, reject the token with the error EGW00121.
+
+        Raises ValueError if this emulator has not issued the token.
+        """
         self._rules_of_token(token).end_token(token, "EGW00121")
 
     def kill_tokens(self, app_key: str) -> None:
-        """From now on, reject all existing tokens of an app key with EGW00121.
+        """From now on, reject all existing tokens of an app key. The error is EGW00121.
 
         Raises ValueError if the key is unknown.
         """
         self._rules_of_key(app_key).end_tokens(app_key, "EGW00121")
 
     def expire_token(self, token: str) -> None:
-        """Reject the token with EGW00123 from now on, as if the token had expired.
+        """From now on, reject the token with the error EGW00123, as if the token had expired.
 
         Raises ValueError if this emulator has not issued the token.
         """
         self._rules_of_token(token).end_token(token, "EGW00123")
 
     def expire_tokens(self, app_key: str) -> None:
-        """From now on, reject all existing tokens of an app key with EGW00123.
+        """From now on, reject all existing tokens of an app key. The error is EGW00123.
 
         Raises ValueError if the key is unknown.
         """
@@ -247,7 +250,7 @@ class KISEmulator:
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """All requests that both environments have answered, in the order of the answers."""
+        """The log of the real and the paper environment: an entry for each request, in the order of the answers."""
         return tuple(self._seen)
 
     def counts(self, environment: Environment) -> Counts:

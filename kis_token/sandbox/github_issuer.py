@@ -1,7 +1,7 @@
 """An emulator of GitHub's issuer of ID tokens: keys, ID tokens, and the address at which a job gets an ID token.
 
-An emulated ID token has the same claims as a real ID token, and its ``iss`` is GitHub's real issuer. So a database
-accepts an emulated ID token only if the emulator's key is stored as a key of that issuer. Source: "OpenID Connect
+An emulated ID token has the same claims as a real ID token, and its ``iss`` is GitHub's real issuer. A database accepts
+an emulated ID token only if the emulator's key is stored as a key of GitHub's real issuer. Source: "OpenID Connect
 reference" of GitHub's documentation, 2026.
 """
 
@@ -81,15 +81,16 @@ class SigningKey:
 class GitHubIssuer:
     """Signs ID tokens and serves them on 127.0.0.1. Use this class in a ``with`` block, or call ``start`` and ``stop``.
 
-    The usual job is a scheduled job of acme/bot on main. ``now`` is the clock, in seconds since 1970. The issuer makes
-    its key when the key is first used. The attribute ``server`` has the log of requests, and takes faults. With
-    ``tls``, the server uses https. So a proxy can redirect requests for GitHub's real host, for the discovery document
-    and the keys, to this server.
+    The default job is a scheduled job of the repository acme/bot on the branch main. ``now`` is the clock, in seconds
+    since 1970. The issuer makes its key when the key is first used. The attribute ``server`` logs the requests, and
+    ``server.add_fault`` adds a fault. If ``tls`` is given, the server uses https. With https, a proxy can redirect
+    requests from GitHub's real host to this server, and a client then gets the discovery document and the keys from
+    this server.
 
     Attributes:
-        issuer: The claim ``iss``. The default is GitHub's real issuer; a test can set another issuer, such as ``url``.
-        job: The claims in which all ID tokens differ from those of the usual job. The value None removes a claim from
-            ID tokens.
+        issuer: The claim ``iss``. The default is GitHub's real issuer. A test can set another issuer, such as this
+            server's ``url``.
+        job: Claims that replace claims of the default job in all ID tokens. The value None removes a claim.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class GitHubIssuer:
 
     @property
     def url(self) -> str:
-        """The address of the discovery document, the keys and the ID tokens. The address is known after the start."""
+        """The base address of the server. Before the first ``start``, the port in the address is 0."""
         return self.server.url
 
     def start(self) -> None:
@@ -118,7 +119,7 @@ class GitHubIssuer:
         self.server.start()
 
     def stop(self) -> None:
-        """Refuse connections until the next start, as in an outage of GitHub."""
+        """Refuse connections until the next ``start``, as in an outage of GitHub."""
         self.server.stop()
 
     def __enter__(self) -> Self:

@@ -14,11 +14,12 @@ answers have the body ``{"error": text}``.
 | POST /tokens/kill   | ``token``, or ``app_key`` for all   | ``{}``; EGW00121 for them from now on              |
 | POST /tokens/expire | ``token``, or ``app_key`` for all   | ``{}``; EGW00123 for them from now on              |
 | POST /faults        | ``environment``, ``kind``, as below | ``{}``                                             |
-| DELETE /faults      |                                     | ``{}``; unused faults are dropped                  |
+| DELETE /faults      |                                     | ``{}``; all remaining faults are removed           |
 
 In ``environment``, a fault affects the next ``times`` (default 1) requests with a path that starts with ``path``
-(default "/"). If ``after`` is true (default false), the request takes effect, and only its answer is lost. These are
-the kinds and their members, with the defaults in brackets:
+(default "/"). If ``after`` is true (default false), the request takes effect, and only its answer is lost. The member
+``kind`` has one of the values in this list. Each entry names the other members of the fault, with default values in
+brackets:
 
 - ``code``: an error with ``code``, such as EGW00133; ``status`` (403 for /oauth2, 500 elsewhere); ``path`` is
   required, because the form of the error depends on it
@@ -47,7 +48,7 @@ _T = TypeVar("_T", str, int, bool)
 
 
 class ControlWire:
-    """Answers the requests of the control address."""
+    """Answers the requests of the control server."""
 
     def __init__(self, emulator: KISEmulator) -> None:
         self._emulator = emulator

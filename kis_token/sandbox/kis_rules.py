@@ -1,7 +1,7 @@
 """The rules of the KIS Open API: keys, the issue and validity of tokens, and the limits on calls.
 
-This module does not depend on HTTP. A test cannot change a rule that KIS documents. If a rule is only observed, or if
-reports about it disagree, a test can change the rule with `Settings`. All times are timezone-aware, in UTC.
+This module does not depend on HTTP. With `Settings`, a test can change a rule that differs between customers of KIS, or
+that is known only from reports of users. A test cannot change the other rules. All times are timezone-aware, in UTC.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Environment = Literal["production", "paper"]
-#: The two environments of KIS. Each has its own address, accounts and tokens.
+#: The two environments of KIS. Each environment has its own address, accounts and tokens.
 ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "paper")
 
-#: For this long after an issue, KIS returns the same token again.
+#: For 6 hours after KIS issues a token, tokenP returns the same token again.
 SAME_TOKEN = timedelta(hours=6)
-#: KIS accepts one tokenP call of an app key in this time.
+#: KIS accepts one tokenP call a minute for each app key.
 TOKEN_CALL_INTERVAL = timedelta(minutes=1)
-#: KIS locks an app key that gets ``Settings.lockout_after`` errors EGW00133 within this time. KIS does not publish this
-#: time.
+#: KIS locks an app key that gets ``Settings.lockout_after`` errors EGW00133 within 30 minutes. KIS does not publish for
+#: how long it counts these errors.
 LOCKOUT_WINDOW = timedelta(minutes=30)
-#: KIS locks an app key for this time, and does not publish it. One client that called tokenP every 30 seconds was
-#: locked for a day.
+#: KIS locks an app key for one day. KIS does not publish the length of a lock. KIS locked the app key of one client,
+#: which called tokenP every 30 seconds, for a day.
 LOCKOUT = timedelta(days=1)
 #: The validity of a partner company's token, 90 days, the longest that KIS documents.
 LONGEST_LIFE_SECONDS = 7_776_000
@@ -77,18 +77,20 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The rules that differ between customers of KIS, or about which reports disagree.
+    """The rules that a test can change: they differ between customers of KIS, or only reports of users describe them.
 
     Raises ValueError if a value is invalid.
 
     Attributes:
-        expires_in: Validity of a new token in seconds. KIS uses 86400, but 7776000 for partner companies.
+        expires_in: Validity of a new token in seconds. For partner companies, KIS uses 7776000 (90 days). For all other
+            customers, KIS uses 86400 (24 hours).
         reissue_kills_previous: Whether a new token makes the previous token invalid (EGW00121).
-        calls_per_second: The number of /uapi calls of one app key that KIS answers in a second. Further calls get
-            EGW00201.
-        expired_status: HTTP status of EGW00123. Some reports name 500, and other reports name 200.
+        calls_per_second: The number of /uapi calls of one app key that KIS accepts in a second. If an app key makes
+            more calls, they get the error EGW00201.
+        expired_status: HTTP status of the error EGW00123. Some users report the status 500. Other users report the
+            status 200.
         lockout_after: After this number of errors EGW00133 within `LOCKOUT_WINDOW`, an app key is locked for `LOCKOUT`.
-            With 0, an app key is never locked.
+            If ``lockout_after`` is 0, an app key is never locked.
     """
 
     expires_in: int = 86400
@@ -99,7 +101,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            # isinstance would accept a bool as an int. A client that sends JSON may confuse these two types.
+            # isinstance would accept a bool as an int. A client that sends JSON may send ``true`` instead of a number.
             if type(getattr(self, each.name)) is not type(each.default):
                 raise ValueError(f"{each.name} must be of type {type(each.default).__name__}")
         if not 1 <= self.expires_in <= LONGEST_LIFE_SECONDS:
@@ -227,7 +229,8 @@ class KISRules:
         """Accept a call of a path below /uapi, or raise `RefusedError` with one of these codes.
 
         EGW00121: the token was never issued to this app key, or was revoked or killed. EGW00123: the token has expired.
-        EGW00304: the secret is wrong. EGW00201: there are too many calls in one second. Refused calls do not count.
+        EGW00304: the secret is wrong. EGW00201: KIS has accepted ``Settings.calls_per_second`` calls in the last
+            second.
         """
         with self._lock:
             now = self._clock.now()
@@ -245,20 +248,20 @@ class KISRules:
             customer.calls.append(now)
 
     def owns_token(self, token: str) -> bool:
-        """Whether this environment issued the token."""
+        """Whether this KIS environment (real or paper) issued the token."""
         return token in self._tokens
 
     def owns_key(self, app_key: str) -> bool:
-        """Whether the app key belongs to this environment."""
+        """Whether the app key belongs to this KIS environment (real or paper)."""
         return app_key in self._customers
 
     def end_token(self, token: str, code: str) -> None:
-        """From now on, reject this token with ``code``, as if KIS had made the token invalid."""
+        """From now on, reject this token with the error ``code``, as if KIS had made the token invalid."""
         with self._lock:
             self._ended[token] = code
 
     def end_tokens(self, app_key: str, code: str) -> None:
-        """From now on, reject all existing tokens of the app key with ``code``."""
+        """From now on, reject all existing tokens of the app key. The error is ``code``."""
         with self._lock:
             self._ended.update({value: code for value, token in self._tokens.items() if token.app_key == app_key})
 
@@ -289,7 +292,7 @@ class KISRules:
         expires_at = issued_at + timedelta(seconds=self._settings.expires_in)
         claims = {
             "sub": "token",
-            "aud": str(uuid.uuid4()),  # makes two tokens of the same second different
+            "aud": str(uuid.uuid4()),  # two tokens that are issued in the same second must differ
             "iss": "unogw",
             "exp": int(expires_at.timestamp()),
             "iat": int(issued_at.timestamp()),

@@ -1,6 +1,6 @@
 """An HTTP server on loopback that logs its requests and can simulate faults.
 
-The KIS emulator and the PostgREST stand-in use this server.
+The KIS emulator and the Supabase emulator use this server.
 
 The server listens on 127.0.0.1 only, on a port that the system chooses. The server ends with its process, because all
 its threads are daemon threads. This module does not depend on the modules that use it.
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 FaultKind = Literal["answer", "stall", "reset", "truncate"]
 
-#: The longest time, in seconds, that a stalled answer keeps its thread, even if the client still waits.
+#: After this number of seconds, the server closes a stalled connection, even if the client still waits.
 LONGEST_STALL_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. ``query`` has all names and values of the query string in their order. A name can be repeated."""
+    """One request. ``query`` has all parameters of the query string in their order. A name can occur more than once."""
 
     method: str
     path: str
@@ -96,8 +96,8 @@ class LoopbackServer:
     ``start`` and ``stop`` can be repeated. A stopped server refuses connections, so a test can simulate an outage. A
     server keeps its port, and no other program can take the port of a stopped server.
 
-    ``observe`` gets each request and its answer before the answer is sent. If a fault prevents the answer, ``observe``
-    gets an answer with the status 0.
+    ``observe`` gets each request and its answer before the answer is sent. If the server makes no answer because of a
+    fault, ``observe`` gets a `Response` with the status 0.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """The server's address, without a final slash. The address is known after the start."""
+        """The server's address, without a final slash. Before the first ``start``, the port in the address is 0."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -177,7 +177,7 @@ class LoopbackServer:
             self._faults.append((fault, fault.times))
 
     def clear_faults(self) -> None:
-        """Remove all faults that are not used up."""
+        """Remove all remaining faults, so that no later request gets one of them."""
         with self._lock:
             self._faults.clear()
 
@@ -220,8 +220,8 @@ class LoopbackServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 512  # enough for 200 clients that connect at once
-    timeout = 0  # do not wait for a client that disconnects before the server accepts it
+    request_queue_size = 512  # at least 200 clients can connect at the same time
+    timeout = 0  # the server does not wait for a client that has disconnected before its connection is accepted
 
     def __init__(self, address: tuple[str, int], owner: LoopbackServer) -> None:
         self.owner = owner

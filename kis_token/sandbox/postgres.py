@@ -46,7 +46,7 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The superuser's connection string for the database ``postgres``. The string is empty before the start."""
+        """The superuser's connection string for the database ``postgres``. Before ``start``, this string is empty."""
         return self._dsn
 
     def start(self) -> None:
@@ -54,8 +54,9 @@ class EmbeddedPostgres:
         if self._guard is not None:
             return
         binaries = find_binaries()
-        # The guard has its own session. So Ctrl-C in a terminal reaches only this process, and the guard can clean up.
-        self._guard = subprocess.Popen(  # noqa: S603 - our own script
+        # The guard process runs in a new session, which Ctrl-C in a terminal does not reach. So the guard process can
+        # stop the server and delete the folder.
+        self._guard = subprocess.Popen(  # noqa: S603 - the program is a script of this package
             [
                 *(sys.executable, "-I", "-S", "-X", "utf8", str(Path(__file__).with_name("postgres_guard.py"))),
                 *(str(binaries), SUPERUSER, str(self._max_connections)),
@@ -64,7 +65,7 @@ class EmbeddedPostgres:
             stdout=subprocess.PIPE,
             encoding="utf-8",
             start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the equivalent of a session on Windows
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # Windows has no sessions
         )
         try:
             answer = json.loads(next(iter(self._guard.stdout or ()), '{"error": "PostgreSQL\'s guard process ended"}'))
@@ -92,12 +93,13 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stop the server, delete its folder, and return when both are gone. The call can be repeated.
 
-        The guard kills a server that does not stop within seconds. The deletion of the folder has no time limit.
+        On Linux and macOS, the guard process kills a server that does not stop within 10 seconds. The deletion of the
+        folder has no time limit.
         """
         if self._guard is None:
             return
         guard, self._guard = self._guard, None
-        guard.communicate()  # this closes the guard's standard input, so the guard ends
+        guard.communicate()  # closes the standard input of the guard process, so the guard process ends
 
     def create_database(self, template: str | None = None) -> str:
         """Make a database with a random name, and return the superuser's connection string for the new database.

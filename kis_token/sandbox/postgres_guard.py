@@ -1,10 +1,10 @@
-"""The guard: the process that runs a temporary PostgreSQL. ``postgres.py`` starts this script.
+"""The script of the guard process, which runs a temporary PostgreSQL server. ``postgres.py`` starts this script.
 
-The script imports only the standard library. Its arguments are the folder of PostgreSQL's programs, the superuser's
-name and the number of connections. The guard makes a database cluster in a new temporary folder, starts the server, and
-prints one line of JSON: ``{"port": …, "password": …}`` or ``{"error": …}``. The guard then waits until its standard
-input ends. The standard input ends when the parent closes it, crashes or is killed. So the server never outlives the
-parent.
+The script imports only the standard library. The script's arguments are the folder of PostgreSQL's programs, the
+superuser's name and the number of connections. The script makes a database cluster in a new temporary folder, starts
+the server, and prints one line of JSON: ``{"port": …, "password": …}`` or ``{"error": …}``. The script then waits until
+its standard input ends. The standard input ends when the parent process closes it, crashes or is killed. So the
+PostgreSQL server stops when the parent process ends.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Cluster:
         if self._server is None:
             return
         with self._spawn("pg_ctl", "stop", "-D", str(self._data), "-m", "immediate", "-t", str(STOP_SECONDS)):
-            pass  # the end of the block waits for pg_ctl
+            pass  # the exit from ``with`` waits until pg_ctl has ended
         self._server.kill()
         self._server.wait()
 
@@ -193,7 +193,8 @@ class Cluster:
         # Line 8 of postmaster.pid has the server's state. pg_ctl reads this line too.
         state = self._data / "postmaster.pid"
         deadline = time.monotonic() + START_SECONDS
-        while not server.poll() and time.monotonic() < deadline:  # if pg_ctl succeeds, it ends with 0
+        # ``poll`` returns None while the process runs, and 0 if pg_ctl has succeeded.
+        while not server.poll() and time.monotonic() < deadline:
             lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return True
@@ -208,7 +209,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._folder,  # the account may have no access to the guard's current folder
+                cwd=self._folder,  # ``account`` may have no access to the current folder of this process
                 env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 user=account.uid if account else None,
                 group=account.gid if account else None,
@@ -241,7 +242,7 @@ def running(binaries: Path, superuser: str, password: str, max_connections: int)
 
 
 def answer(result: dict[str, object]) -> None:
-    """Send the result to the parent if the parent still runs."""
+    """Send the result to the parent process if the parent process still runs."""
     with suppress(OSError):
         os.write(sys.stdout.fileno(), json.dumps(result).encode() + b"\n")
 

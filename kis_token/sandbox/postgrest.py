@@ -1,9 +1,9 @@
-"""A stand-in for Supabase's REST interface: the part of PostgREST and of its gateway that this project uses.
+"""Emulates Supabase's REST interface: the part of PostgREST and of its gateway that this project uses.
 
-Each request becomes one transaction with the role of the request's key. All values, and the texts of database errors,
-come from PostgreSQL. The stand-in reads the schema for each request, so it has no cache of the schema. The stand-in
-does not support these parts of PostgREST: embedded resources, casts and JSON paths in ``select``, filters with ``or``,
-counts, GET on functions, and tokens of users.
+Each request becomes one transaction with the role of the request's key. PostgreSQL makes all values in the answers, and
+the texts of database errors. The Supabase emulator reads the schema for each request, so it has no cache of the schema.
+The Supabase emulator does not support these parts of PostgREST: embedded resources, casts and JSON paths in ``select``,
+filters with ``or``, counts, GET on functions, and tokens of users.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _CALL = sql.SQL("""
 
 
 class PostgRESTStandIn:
-    """Serves the database of ``dsn``, whose user may take the roles anon and service_role.
+    """Serves the database of ``dsn`` over HTTP. The user of ``dsn`` may take the roles anon and service_role.
 
-    Use a stand-in in a ``with`` block, or call ``start`` and ``stop``. ``start`` and ``stop`` can be repeated, and the
-    stand-in keeps its port. The attribute ``server`` has the log of requests, and takes faults. ``further_keys`` maps
-    further keys, such as legacy keys, to their roles.
+    Use this class in a ``with`` block, or call ``start`` and ``stop``. ``start`` and ``stop`` can be repeated, and the
+    port stays the same. The attribute ``server`` logs the requests, and ``server.add_fault`` adds a fault.
+    ``further_keys`` maps further keys, such as legacy keys, to their roles.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class PostgRESTStandIn:
 
     @property
     def url(self) -> str:
-        """The value for SUPABASE_URL. The value is known after the start."""
+        """The value for SUPABASE_URL. Before the first ``start``, the port in this URL is 0."""
         return self.server.url
 
     def start(self) -> None:
-        """Listen, unless the stand-in is already listening."""
+        """Listen, unless the server is already listening."""
         self.server.start()
 
     def stop(self) -> None:
@@ -213,7 +213,8 @@ def _call(connection: Connection, name: str, request: Request) -> Response:
     return Response(200, (rows if function.returns_set else first).encode())
 
 
-#: Maps the path before the name, and the HTTP method, to the function that answers the request.
+#: Maps a path and an HTTP method to the function that answers the request. The path is "rpc" for the call of a
+#: function, and empty for a request on a table.
 _SERVED: dict[tuple[str, str], Callable[[Connection, str, Request], Response]] = {
     ("", "GET"): _read,
     ("", "POST"): _insert,

@@ -63,7 +63,8 @@ class ConnectionPool:
 
     def _connect(self) -> Connection:
         try:
-            # After a change of the schema, a prepared statement would fail. So no statement is prepared.
+            # A prepared statement would fail after a change of the schema. With ``prepare_threshold=None``, psycopg
+            # prepares no statement.
             return psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None, options="-c TimeZone=UTC")
         except psycopg.OperationalError as error:
             message = "Database connection error. Retrying the connection."

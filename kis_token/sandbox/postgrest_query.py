@@ -26,7 +26,7 @@ _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,"]*)', re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table or view of the schema ``public``, with its present columns."""
+    """A table or view of the schema ``public``, with the columns that it has in the database now."""
 
     name: str
     columns: tuple[str, ...]
@@ -73,22 +73,22 @@ def find_table(connection: Connection[Any], name: str) -> Table:
 class Query:
     """The query string of a request on ``table``.
 
-    Every public method returns one statement, or raises ApiError. If ``returning`` is true, the statement returns the
-    rows that it writes. If ``returning`` is false, the statement needs no right to read. So a role that may only write
-    can run the statement.
+    Every public method returns one SQL statement, or raises ApiError. If ``returning`` is true, the SQL statement
+    returns the rows that it writes. If ``returning`` is false, a role that may write but not read can run the SQL
+    statement.
     """
 
     table: Table
     parameters: tuple[tuple[str, str], ...]
 
     def read(self) -> sql.Composed:
-        """Return the statement of a GET."""
+        """Return the SQL statement for a GET request."""
         return sql.SQL("select {} from {}{}{}{}").format(
             self._selected(), self.table.identifier, self._where(), self._order(), self._limits()
         )
 
     def insert(self, rows: str, keys: Iterable[str], resolution: str, *, returning: bool) -> sql.Composed:
-        """Return the statement that inserts the JSON array ``rows``, whose objects have ``keys``.
+        """Return the SQL statement that inserts the JSON array ``rows``, whose objects have ``keys``.
 
         ``resolution`` is ``merge-duplicates`` or ``ignore-duplicates`` for an upsert, and empty for a plain insert.
         """
@@ -109,7 +109,7 @@ class Query:
         )
 
     def update(self, row: str, keys: Iterable[str], *, returning: bool) -> sql.Composed:
-        """Return the statement that sets ``keys`` of the filtered rows to the values of the JSON object ``row``."""
+        """Return the SQL statement that sets ``keys`` of the filtered rows to the values of the JSON object ``row``."""
         columns = list(keys)
         self.table.check(columns)
         where = self._required_where("UPDATE")
@@ -125,7 +125,7 @@ class Query:
         )
 
     def delete(self, *, returning: bool) -> sql.Composed:
-        """Return the statement that deletes the filtered rows."""
+        """Return the SQL statement that deletes the filtered rows."""
         where = self._required_where("DELETE")
         return sql.SQL("delete from {}").format(self.table.identifier) + where + self._returning(returning)
 
@@ -166,7 +166,8 @@ class Query:
         negation, rest = (sql.SQL("not "), value[4:]) if value.startswith("not.") else (sql.SQL(""), value)
         operator, _, operand = rest.partition(".")
         if operator in _COMPARISONS:
-            # The literal has no type, as in PostgREST. So PostgreSQL reads the literal as the column's type.
+            # As in PostgREST, the SQL literal of the operand has no type. So PostgreSQL gives the literal the type of
+            # the column.
             condition = sql.SQL(_COMPARISONS[operator] + " {}").format(sql.Literal(_wildcards(operator, operand)))
         elif operator == "is" and operand in _IS:
             condition = sql.SQL("is " + operand.replace("_", " ")).format()
@@ -212,7 +213,10 @@ def _array(values: Iterable[str]) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Split ``text`` at its commas. A part in double quotes may contain commas, and quotes after a backslash."""
+    """Split ``text`` at its commas, but not at commas within double quotes.
+
+    Within double quotes, the character after a backslash belongs to the value.
+    """
     parts: list[str] = []
     position = 0
     while text and position <= len(text):

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-# Arguments of the modes o and t are results only, so a call does not pass them. Arguments with a default come last.
+# In ``proargmodes``, the modes o and t mark output arguments (OUT and TABLE). A call passes no output arguments, so the
+# query leaves them out. Arguments with a default value come last.
 _FUNCTIONS = """
     select a.names, a.types,
            p.pronargs - p.pronargdefaults,
@@ -35,7 +36,7 @@ _FUNCTIONS = """
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of the schema ``public``, with its present arguments."""
+    """A function of the schema ``public``, with the arguments that it has in the database now."""
 
     name: str
     arguments: tuple[tuple[str, str], ...]
@@ -60,7 +61,8 @@ class Function:
             sql.SQL(", ").join(sql.SQL("{0} => body.{0}").format(name) for name, _ in given),
         )
         if self.names_results:
-            # Without the inner select, the column of a function with a single result would have the alias as its name.
+            # If a function has only one output argument, PostgreSQL would give the result column the alias
+            # ``pgrst_call`` as its name. The inner select keeps the name of the output argument.
             call = sql.SQL("(select * from {})").format(call)
         if not given:
             return call + sql.SQL(" pgrst_call")

@@ -1,4 +1,4 @@
-"""The complete sandbox: KIS, Supabase and the parts that both need, started and stopped together."""
+"""The complete sandbox: starts and stops the emulators of KIS and Supabase, and the parts that they need."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 
 _SLOTS: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
 
-#: The prefixes of variables that may lead programs to another account, or that belong to the step of this process.
+#: `Sandbox.environment` removes the variables with these prefixes. Such a variable can give a program the settings of
+#: another account, or is an input of the GitHub Actions step that runs this process.
 _OTHERS = ("KIS_", "SUPABASE_", "INPUT_")
 
 
 class Sandbox:
-    """All services that a job calls, on this machine and without an account. Use a sandbox in a ``with`` block.
+    """Emulates all services that a job calls, on this machine, without an account. Use a sandbox in a ``with`` block.
 
-    The sandbox starts PostgreSQL with this project's tables, a stand-in for Supabase in front of PostgreSQL, and the
-    KIS emulator. The slots kis and kis-paper have the keys of the first real and of the first paper account. At the end
-    of the block, all parts are stopped and the data is deleted.
+    The sandbox starts PostgreSQL with this project's tables, a Supabase emulator that uses this PostgreSQL, and the KIS
+    emulator. The slots kis and kis-paper have the keys of the first real and of the first paper account. At the end of
+    the block, all parts are stopped and the data is deleted.
 
     - ``dsn`` is a superuser's connection string of an empty database, which replaces the sandbox's own PostgreSQL.
     - ``project`` is a database with this project's tables, all empty, which replaces the sandbox's own PostgreSQL.
@@ -46,10 +47,10 @@ class Sandbox:
 
     Attributes:
         kis: The KIS emulator, which runs inside the block.
-        supabase: The stand-in for Supabase. ``supabase.stop`` and ``supabase.start`` simulate an outage, and
+        supabase: The Supabase emulator. ``supabase.stop`` and ``supabase.start`` simulate an outage, and
             ``supabase.server.add_fault`` adds a fault.
-        service_key: The project's secret key.
-        anon_key: The project's public key.
+        service_key: The secret key of the emulated Supabase project.
+        anon_key: The public key of the emulated Supabase project.
         owner_dsn: The connection string of the database's owner, with a password.
 
     If PostgreSQL is not installed or does not start, the start of the block raises RuntimeError.
@@ -119,9 +120,9 @@ class Sandbox:
         return self._github
 
     def trust(self, slot: str = "kis", *, access: str = "issue", **columns: object) -> None:
-        """List the emulated issuer's usual job as a caller of ``slot``, and store the issuer's keys.
+        """List the emulated issuer's default job as a caller of ``slot``, and store the issuer's keys.
 
-        ``columns`` replace values of the usual job's row in ``credential_callers``.
+        ``columns`` replace values of the new row in ``credential_callers``.
         """
         with psycopg.connect(self.owner_dsn) as connection:
             store_issuer_keys(connection, self.github)
@@ -144,7 +145,11 @@ class Sandbox:
             )
 
     def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
-        """Return ``outside`` with `variables`, without settings of other accounts, and with no proxy for 127.0.0.1."""
+        """Return ``outside``, the variables of a process, changed for a program that uses the sandbox.
+
+        The method adds `variables`, and removes all other variables that begin with KIS_, SUPABASE_ or INPUT_. The
+        method also changes NO_PROXY, so that the program uses no proxy for 127.0.0.1.
+        """
         kept = {name: value for name, value in outside.items() if not name.startswith(_OTHERS)}
         direct = ",".join(filter(None, (outside.get("NO_PROXY") or outside.get("no_proxy"), "127.0.0.1")))
         return kept | {"NO_PROXY": direct, "no_proxy": direct} | self.variables

@@ -1,9 +1,10 @@
 """The meaning of an error answer: a configuration error, or an outage with its cause in words.
 
-Only two programs can report a configuration error: PostgREST, by the code in its JSON, and Supabase's gateway, by its
-messages with status 401 or 403. An error answer of any other program is an outage, whatever its status. The texts of an
-answer may quote values. Therefore, an error shows only the texts that the functions of sql/ write. All other texts are
-only compared with known texts.
+Only PostgREST and Supabase's gateway can report a configuration error. PostgREST reports the error by the code in its
+JSON. Supabase's gateway reports the error by its message with status 401 or 403. If another program sends an error
+answer, the answer means an outage, with any status. An error answer may contain stored values or parts of the request.
+Therefore, an error shows only texts that the functions of sql/ write. A text that the functions of sql/ did not write
+is compared with known messages. An error shows at most the parts of this text that match a known pattern.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
@@ -29,7 +30,8 @@ _MEMBERS = {"code", "message", "details", "hint"}
 #: Codes of PostgREST, and of PostgreSQL.
 _CODE = re.compile(r"PGRST[0-9A-Z]{3}|[0-9A-Z]{5}")
 
-#: The detail that the functions of sql/ send if the table cannot store a row. The error's message has the reason.
+#: If the table cannot store a row, the functions of sql/ raise an error with this text as its detail. The error's
+#: message has the reason.
 _CANNOT_STORE = "store-cannot-store"
 
 #: The SQLSTATEs of the functions keyless_*, in sql/007_keyless.sql.
@@ -37,14 +39,16 @@ _KEYLESS = {
     "KTA01": ("id-token-unknown", "Supabase does not accept this job's ID token"),
     "KTA02": ("id-token-audience", "Supabase does not accept the ID token's audience"),
     "KTA03": ("id-token-expired", "Supabase does not accept the ID token's times"),
-    "KTA04": ("caller-not-listed", "This job is not among the callers in Supabase"),
+    "KTA04": ("caller-not-listed", "Supabase's list of callers does not contain this job"),
     "KTA05": ("caller-may-not", "Supabase does not permit this job to make the request"),
-    "KTA06": ("id-token-replayed", "Supabase does not accept this ID token again"),
+    "KTA06": ("id-token-replayed", "Supabase has accepted this ID token before, and accepts an ID token only once"),
     "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
-#: The beginnings of the details that an error may show. Any other detail may repeat a value of the request.
+#: An error shows a detail only if the detail begins with one of these texts. A detail with a different beginning may
+#: repeat a value of the request.
 _SHOWN_DETAILS = ("insert into public.credential_callers", "update public.credential_callers", "kid: ")
-#: The longest SQL statement, in characters, that an error shows. The statements of sql/ are shorter.
+#: The longest SQL statement, in characters, that an error shows. Every statement that the functions of sql/ send has
+#: fewer characters.
 _LONGEST_STATEMENT = 2000
 
 _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
@@ -72,8 +76,8 @@ _MISCONFIGURED = {
 #: than the tables.
 _OF_THE_CACHE = ("PGRST202", "PGRST204", "PGRST205")
 
-#: The causes of temporary failures, by the beginning of the error's code. If several beginnings match, the longest
-#: beginning counts.
+#: The causes of temporary failures. Each key of the dictionary is the first part of an error code. If several keys
+#: match an error code, the longest key is used.
 _PASSING = {
     "08": "PostgREST lost its connection to the database",
     "25": "",
@@ -96,8 +100,8 @@ _PASSING = {
     "PGRSTX": "",
 }
 
-#: The gateway's messages about the key, by their beginning in lower case. If several beginnings match, the first
-#: beginning counts.
+#: The first words, in lower case, of the gateway's messages about the key. If several entries match a message, the
+#: first entry is used.
 _OF_THE_GATEWAY = (
     ("legacy api keys are disabled", _LEGACY_KEY),
     ("invalid api key", _NO_KEY),
@@ -112,7 +116,7 @@ _OF_THE_GATEWAY = (
     ("expected 3 parts in jwt", _NO_KEY),
     ("no suitable key", _NO_KEY),
 )
-#: The gateway's messages when PostgREST does not answer the gateway, by their beginning in lower case.
+#: The first words, in lower case, of the gateway's messages if PostgREST does not answer the gateway.
 _GATEWAY_ALONE = (
     "an invalid response was received from the upstream server",
     "the upstream server is",
@@ -122,21 +126,21 @@ _GATEWAY_ALONE = (
     "upstream request timeout",
     "no healthy upstream",
 )
-#: Messages about a key that becomes valid later.
+#: The first words, in lower case, of messages about a key that becomes valid later.
 _LATER = ("jwt issued at future", "jwt not yet valid")
 
 _RESTRICTION = re.compile(r"\b(?:exceed(?:ed)?_[a-z_]{1,40}|overdue_payment)\b")
 _OF_CLOUDFLARE = {*range(520, 528), 530}
 _ERROR_OF_CLOUDFLARE = re.compile(r"\berror(?: code)?:?\s+(1\d{3})\b")
-#: The number of characters of a page that are searched for known texts.
+#: Only this many characters of an error answer are searched for known messages.
 _LONGEST_TEXT = 20_000
 
 
 def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> StoreError:
     """The error for an answer whose status is not a success.
 
-    ``body`` is the answer's JSON; None if the body is not JSON. ``key_ended`` is the end in the claims of the key that
-    was sent; None if the key has not expired.
+    ``body`` is the answer's JSON; None if the body is not JSON. ``key_ended`` is the time at which the key of the
+    request expired, by the key's claims; None if the key has not expired.
     """
     status, members = answer.status, body if isinstance(body, dict) else {}
     code, message = members.get("code"), members.get("message")
@@ -162,7 +166,7 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
 
 
 def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigured:
-    """The error for ``code`` from a keyless_* function of sql/. ``detail`` is the SQL that solves the problem."""
+    """The error for ``code`` from a keyless_* function of sql/. ``detail`` can be SQL that corrects the settings."""
     known, said = _KEYLESS[code]
     is_shown = isinstance(detail, str) and detail.startswith(_SHOWN_DETAILS)
     parts = (said, one_line(message, 500), one_line(f"{detail}", _LONGEST_STATEMENT) if is_shown else "")
@@ -179,7 +183,8 @@ def _cannot_store(reason: str) -> StoreMisconfigured:
 
 def code_error(status: int | None, code: str, message: str = "", *, key_ended: datetime | None = None) -> StoreError:
     """The error for PostgREST's ``code``, with the HTTP status of the answer."""
-    # Only a text in the form of a code is shown. Any other text may contain a value.
+    # The error shows ``code`` only if it has the format of a code of PostgREST or PostgreSQL, because a text with a
+    # different format may contain a stored value.
     shown, message = _shown(status, code if _CODE.fullmatch(code) else ""), message.lower()
     if code == "25006" or message.startswith("cannot set transaction read-write mode"):
         said = f"The database is read-only, usually because its disk is full ({shown})"
@@ -203,7 +208,7 @@ def _misconfigured(
 ) -> StoreMisconfigured:
     """The error ``known``.
 
-    If Supabase did not accept the key and the key has expired, the error names the end of the key.
+    If Supabase did not accept the key and the key has expired, the error names the day on which the key expired.
     """
     if key_ended is not None and known in (_NO_KEY, _ENDED_KEY):
         known = ("store-key-expired", f"The key expired on {key_ended:%Y-%m-%d}, by the date in the key")
@@ -238,11 +243,12 @@ def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutag
 
 
 def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> StoreOutage:
-    """The outage for the answer of a program between this machine and Supabase."""
+    """The outage for an error answer that another program sent instead of Supabase, such as a proxy."""
     if 300 <= status < 400:
         said = f"supabase-url answers with a redirect ({shown})"
         return StoreOutage("store-redirects", said, doubtful=True, lasting=True, persists=True)
-    # Tags are removed before the search for Cloudflare, because a tag in any page can load a script from Cloudflare.
+    # HTML tags are removed before the page is searched for the word "cloudflare", because a tag in any page can load a
+    # script from Cloudflare.
     page = re.sub(r"<[^>]*>", " ", text).lower()
     number = _ERROR_OF_CLOUDFLARE.search(page) if "cloudflare" in page or page.startswith("error code:") else None
     if number or is_challenge or status in _OF_CLOUDFLARE or "cloudflare ray id" in page:
@@ -255,16 +261,16 @@ def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> Sto
 
 
 def _outage(code: str, said: str, status: int | None, *, persists: bool = False) -> StoreOutage:
-    """The outage for an answer with ``status``. An outage with 3xx, 4xx or 511 is doubtful.
+    """The outage for an answer with ``status``. With status 3xx, 4xx or 511, the outage has ``doubtful=True``.
 
-    In a doubtful outage, no token is issued without the store.
+    After an outage with ``doubtful=True``, no caller issues a token without the store.
     """
     is_doubtful = status is not None and (300 <= status < 500 or status == 511)
     return StoreOutage(code, said, doubtful=is_doubtful, persists=persists)
 
 
 def _shown(status: int | None, code: str) -> str:
-    """The status with the code. If there is no code, the status with its standard name."""
+    """Return the HTTP status and the error code. Without an error code, return the status and its standard name."""
     if status is None:
         return code or "no reason given"
     try:
@@ -286,14 +292,14 @@ _SAME_TYPE = {"timestamptz": "timestamp with time zone", "int": "integer", "bool
 
 
 def _ambiguous(message: str) -> str:
-    """Return the name of the ambiguous function, and SQL that drops the forms that sql/ does not create.
+    """Return the name of the ambiguous function, and SQL that drops the overloads that sql/ does not create.
 
-    The result is empty if the message does not list the function's forms in the known format.
+    The result is empty if the message does not list the function's overloads in the known format.
     """
     listed = message.rpartition("candidate function between: ")[2]
     found = list(_CANDIDATE.finditer(listed))
     names = {each[1] for each in found}
-    # The result contains names only if every part of the list is a function.
+    # If the list contains anything other than the overloads of one function, the result is empty.
     if len(names) != 1 or ", ".join(each[0] for each in found) != listed:
         return ""
     name = names.pop()
@@ -304,7 +310,7 @@ def _ambiguous(message: str) -> str:
         for form in forms
         if own is not None and form != own
     ]
-    return f"{name}. Drop the forms that sql/ does not make: {' '.join(drops)}" if drops else name
+    return f"{name}. Drop its overloads that sql/ does not create: {' '.join(drops)}" if drops else name
 
 
 def _pair(parameter: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def foreign(function: str) -> StoreOutage:
-    """The error for an answer to ``function`` that PostgreSQL did not send, such as a proxy's page with status 200."""
+    """The error for an answer to ``function`` from a program other than PostgreSQL, such as a proxy's page."""
     return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")
 
 
@@ -42,7 +42,7 @@ def call_function(wire: Wire, key: str, function: str, arguments: Mapping[str, o
 
 
 class RpcAnswer:
-    """The JSON object with which ``function`` answered. The object must have the fields ``needed``.
+    """The JSON object with which ``function`` answered. The object must have each field that ``needed`` names.
 
     The constructor and every method may raise StoreOutage.
 
@@ -57,15 +57,15 @@ class RpcAnswer:
         self._function = function
 
     def outage(self) -> StoreOutage:
-        """The error for an answer that PostgreSQL did not send."""
+        """The error for an answer from a program other than PostgreSQL."""
         return foreign(self._function)
 
     def lists(self, name: str) -> bool:
-        """Whether the answer has the field. The field may be null."""
+        """Whether the answer has the field ``name``. The field may be null."""
         return name in self.fields
 
     def has(self, name: str) -> bool:
-        """Whether the answer has the field and the field is not null."""
+        """Whether the answer has the field ``name`` and the field is not null."""
         return self.fields.get(name) is not None
 
     def one_of(self, *statuses: _Word) -> _Word:
@@ -76,35 +76,35 @@ class RpcAnswer:
         raise self.outage()
 
     def text(self, name: str) -> str | None:
-        """The text in the field; None if the field is missing or null."""
+        """The text in the field ``name``; None if the field is missing or null."""
         value = self.fields.get(name)
         if value is not None and not isinstance(value, str):
             raise self.outage()
         return value
 
     def line(self, name: str) -> str | None:
-        """The text in the field, made safe for a log; None if the field is missing or null."""
+        """The text in the field ``name``, made safe for a log; None if the field is missing or null."""
         text = self.text(name)
         return None if text is None else one_line(text, 200)
 
     def number(self, name: str) -> int | None:
-        """The integer in the field; None if the field is missing or null."""
+        """The integer in the field ``name``; None if the field is missing or null."""
         value = self.fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.outage()
         return value
 
     def texts(self, name: str) -> frozenset[str]:
-        """The texts in the field, from a list or a single text; empty if the field is missing or null."""
+        """The texts in the field ``name``, from a list or a single text; empty if the field is missing or null."""
         value = self.fields.get(name)
         return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
 
     def is_true(self, name: str) -> bool:
-        """Whether the field is true."""
+        """Whether the field ``name`` is true."""
         return self.fields.get(name) is True
 
     def time(self, name: str) -> datetime:
-        """The time in the field. The field must be present."""
+        """The time in the field ``name``. The field must be present."""
         try:
             return parse_instant(self.fields.get(name))
         except ValueError:

@@ -1,8 +1,8 @@
 """One HTTP exchange with the standard library: limited in time and size. After the time limit, no request is sent.
 
-The warm read, the calls of functions and the client of the package supabase use this module. Therefore, all three have
-the same certificates, the same rule for proxies and the same classification of outages. No redirect is followed. No
-error contains text of the answer, because an answer may repeat the key.
+The module `slot_query`, the module `function_call` and the client of the package supabase use this module. Therefore,
+all requests to Supabase have the same trusted certificates, the same rule for proxies and the same classification of
+outages. No redirect is followed. No error contains text of the answer, because an answer may repeat the key.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Wire:
                 raise GivenUp(sent=attempt.sent) from None
             except (OSError, ValueError, http.client.HTTPException) as error:
                 outage = self._outage(error, proxy, sent=attempt.sent)
-            raise outage  # raised outside of the except block, because the caught error may quote the request
+            raise outage  # outside of the except block: a traceback must not show the caught error with its request
 
         try:
             return within(seconds, exchange)
@@ -205,7 +205,7 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         # Some proxies compress an answer although the request asked for an uncompressed one.
         import zlib
 
-        unpacking = zlib.decompressobj(wbits=47)  # 47: accept the headers of zlib and of gzip
+        unpacking = zlib.decompressobj(wbits=47)  # the value 47 accepts the headers of zlib and of gzip
         try:
             body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
         except zlib.error:

@@ -1,4 +1,4 @@
-"""A transport for httpx over the `Wire` that the warm read uses."""
+"""A transport for httpx that sends each request with the class `Wire`."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ REQUEST_SECONDS = 5.0
 #: The longest ID token, in characters. GitHub's ID tokens have fewer than 3,000 characters.
 LARGEST_TOKEN = 16 * 1024
 
-#: The form of an ID token: three parts of base64url. Only a text in this form is masked, because the mask of a text
-#: such as ".." would blank much of the log.
+#: The format of an ID token: three parts of base64url. Only a text with the format of an ID token is masked in the log,
+#: because masking a text such as ".." would hide much of the log.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
@@ -72,8 +72,8 @@ class IDTokens:
         try:
             answer = wire.exchange("GET", f"{parts.path}?{query}", headers, seconds=min(REQUEST_SECONDS, self._left()))
         except StoreOutage as outage:
-            # This outage is doubtful, so no token is issued without the store: Supabase may work although GitHub gives
-            # no ID token.
+            # Supabase may work although GitHub gives no ID token. Because of ``doubtful=True``, no caller issues a
+            # token without the store.
             message = f"No ID token: {outage.args[0]}"
             raise StoreOutage(
                 "id-token-unavailable", message, doubtful=True, lasting=outage.lasting, sent=False

@@ -1,6 +1,7 @@
 """The shared store for a job without a key: the job's ID token from GitHub shows the database what the job may do.
 
-The functions keyless_* of sql/ take the ID token as an argument. The key of the request is the project's public key.
+The functions keyless_* of sql/ take the ID token as an argument. Each request to Supabase sends the project's public
+key in place of a secret key.
 """
 
 from __future__ import annotations

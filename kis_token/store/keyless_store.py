@@ -40,7 +40,7 @@ class KeylessStore(SupabaseStore):
         )
 
     def _ask_about_lease(self, step: Literal["begin", "commit", "abort"], **arguments: Any) -> RpcAnswer:  # noqa: ANN401 - the arguments are passed on
-        arguments.pop("label", None)  # the database takes the label from the claims
+        arguments.pop("label", None)  # the database takes the caller's label from the claims of the ID token
         # Each call gets a new ID token, because begin accepts an ID token only once and only for 120 s.
         return self._ask(f"keyless_{step}", **arguments, id_token=self._id_tokens.get())
 

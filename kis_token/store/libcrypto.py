@@ -1,9 +1,9 @@
 """Decrypts AES-256-GCM with the OpenSSL of Python's module ssl, so that unsealing needs no package.
 
-This module never encrypts. The function that decrypts is used only if it first returns the known result of a test case.
-If this Python's OpenSSL cannot be used, `load` returns None, and the caller needs the package cryptography. The Pythons
-of uv, for example, contain OpenSSL without the names of its functions. Source of the calls: the manual page
-EVP_EncryptInit(3) of OpenSSL 1.1.1 and 3.
+This module never encrypts. Before `load` returns a function that decrypts, this module checks the function with a
+published test case. If this Python's OpenSSL cannot be used, `load` returns None, and the caller needs the package
+cryptography. The Pythons of uv, for example, contain OpenSSL without the names of its functions. Source of the calls:
+the manual page EVP_EncryptInit(3) of OpenSSL 1.1.1 and 3.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _try(name: str) -> Decrypt | None:
 def _libraries() -> list[str]:
     """Return the files that may contain OpenSSL's functions.
 
-    On Windows, these are the libraries libcrypto beside the module _ssl; on other systems, the file of the module _ssl.
+    On Windows, the result contains the files ``libcrypto-*.dll`` in the folder of the module ``_ssl``. On other
+    systems, the result contains the file of the module ``_ssl``.
     """
     try:
         import _ssl
@@ -79,7 +80,7 @@ def _libraries() -> list[str]:
 
 
 def _declare(library: Any) -> Decrypt:  # noqa: ANN401 - ctypes gives each function the type Any
-    """Return the function that decrypts. Raises AttributeError if OpenSSL lacks one of the names."""
+    """Return the function that decrypts. Raises AttributeError if ``library`` lacks one of OpenSSL's functions."""
     from ctypes import POINTER, byref, c_char_p, c_int, c_void_p, create_string_buffer
 
     def function(name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 - types of ctypes

@@ -37,10 +37,10 @@ class OwnerCalls(SupabaseCalls):
         keeps_token: bool,
         expires_at: datetime | None = None,
     ) -> bool:
-        """Store an app key and secret, both plain or both sealed. Returns True if the call ended a stored token.
+        """Store an app key and secret, both plain or both sealed. Returns True if a stored token became inactive.
 
-        With ``keeps_token``, the stored token is kept. ``expires_at`` is the time until which KIS accepts the app key;
-        None if this time is unknown. The functions of an older release cannot store this time.
+        With ``keeps_token``, the stored token stays active. ``expires_at`` is the time until which KIS accepts the app
+        key; None if the time is unknown. The functions of an older release cannot store the expiry time of an app key.
         """
         end = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
         answer = self._ask(
@@ -136,7 +136,8 @@ def _parse_status(answer: object) -> dict[str, Any]:
     found = RpcAnswer("issuance_status", answer, ("server_now", "leases", "issuances"))
     found.time("server_now")
     found.expect_objects("leases", "issuances")
-    # The check above has shown that the function itself answered, so a missing schema_version means an older database.
+    # An answer with ``leases`` and ``issuances`` comes from the SQL function `issuance_status`. If this answer has no
+    # ``schema_version``, the database has an older version of the function.
     error = outdated(found.number("schema_version"))
     if error is not None:
         raise error

@@ -52,10 +52,10 @@ class SealingVault:
             decrypt = self._decrypt or load() or decrypt_by_package
             return decrypt(key, data[:12], data[12:], _context(service_name, credential_type)).decode()
         except (ValueError, InvalidTag) as error:  # ValueError: not base64url, or not UTF-8
-            raise TokenError("seal-broken", f"{what} was damaged, or sealed for another row") from error
+            raise TokenError("seal-broken", f"{what} was damaged, or was sealed as the value of another row") from error
 
     def is_current(self, text: str) -> bool:
-        """Whether ``text`` is sealed with the first key, which `seal` uses."""
+        """Whether ``text`` is sealed with the first of ``secrets``, the key that `seal` uses."""
         return text.startswith(f"{SEALED_PREFIX}{self._first}:")
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
@@ -71,7 +71,7 @@ class SealingVault:
 
 
 class TolerantVault:
-    """A vault that seals like ``vault``. The method `unseal` accepts both sealed and plain values."""
+    """Seals and unseals with ``vault``. In contrast to ``vault``, `unseal` accepts both sealed and plain values."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault

@@ -1,6 +1,7 @@
-"""The warm read: a slot's keys and token in one GET, with the standard library alone.
+"""Reads a slot's keys and token in one GET request, with the standard library alone.
 
-``error_answers`` judges every error answer. This module imports ``error_answers`` only when an error answer has come.
+The module ``error_answers`` makes an error from each error answer. ``slot_query`` imports ``error_answers`` only when
+an error answer has come.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ if TYPE_CHECKING:
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
 TYPES = (*KEY_TYPES, TOKEN_TYPE)
-#: The type of the row with a slot's rejected tokens. Each read returns this row, although it is not a credential.
+#: The type of the row with a slot's rejected tokens. Each read of a slot also asks for the row with the rejected
+#: tokens, although rejected tokens are not credentials.
 REJECTED_TOKENS = "rejected_tokens"
 
 #: The text that PostgreSQL reads as its present time.
 DATABASE_NOW = "now"
 
-#: The limits of a Date header. A Date outside of the limits is ignored, because near the ends of the calendar an
-#: addition to a time can overflow.
+#: The earliest and the latest accepted time of a Date header. A Date header with an earlier or later time is ignored.
+#: In a calculation with times near the limits of ``datetime``, an overflow can occur.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1, 1, tzinfo=timezone.utc)
 
 #: The limit of one read, in seconds.
 READ_SECONDS = 5.0
-#: The longest stored value in characters. Every key and token is shorter, sealed or plain.
+#: The longest stored value in characters. Every key and token, sealed or plain, has fewer characters.
 LARGEST_VALUE = 64 * 1024
 
 
@@ -49,7 +51,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             {
                 row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
-                # A table that the user created may allow null. A row whose value is null counts as absent.
+                # A table that the user created may allow null. A row whose value is null is treated as missing.
                 if row["credential_value"] is not None and row["credential_type"] != REJECTED_TOKENS
             },
             server_now,
@@ -66,7 +68,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
 def _fingerprints(value: object) -> frozenset[str]:
     """Return the fingerprints that sql/002 wrote into ``value`` as keys of a JSON object.
 
-    The result is empty for any other value.
+    If ``value`` is not the text of a JSON object, the result is empty.
     """
     try:
         ends = json.loads(value) if isinstance(value, str) else None
@@ -104,8 +106,9 @@ def read_slot(
     """Return the active rows of ``service_name`` that ``key`` may read, in one GET.
 
     ``types`` limits the result to rows of these types; an empty tuple means all types. ``only_unexpired`` limits the
-    result to rows whose end is in the future by the database's clock. ``with_inactive`` adds the inactive rows. The
-    result always has the tokens that the slot remembers as rejected. Raises StoreOutage and StoreMisconfigured.
+    result to rows whose ``expires_at`` is in the future by the database's clock. ``with_inactive`` adds the inactive
+    rows. The result always has the tokens that the slot remembers as rejected. Raises StoreOutage and
+    StoreMisconfigured.
     """
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
@@ -124,7 +127,7 @@ def check_answer(answer: Answer, key: str) -> None:
     """Raise StoreOutage or StoreMisconfigured if the answer is not a success or is too large.
 
     ``key`` is the key of the request. If Supabase does not accept ``key`` and ``key`` has expired, the error names the
-    end of ``key``.
+    day on which ``key`` expired.
     """
     if answer.is_cut:
         if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
@@ -137,7 +140,7 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """Return when ``key``, or a part of a read-only key, expired by its claims; None if no part has expired."""
+    """The time at which ``key``, or a part of a read-only key, expired by its claims; None if no part has expired."""
     from kis_token.settings.pasted_values import parse_claims
     from kis_token.token import claimed_time
 

@@ -1,7 +1,8 @@
 """The shared store: its reads, and the functions that govern issuing.
 
-Reads use ``slot_query``, and functions are called by ``function_call``. Both use the standard library, because
-importing PostgREST's client takes time. Every error of this module is a StoreOutage or a StoreMisconfigured.
+Reads use ``slot_query``, and functions are called by ``function_call``. ``slot_query`` and ``function_call`` use only
+the standard library, because importing PostgREST's client takes time. Every error of this module is a StoreOutage or a
+StoreMisconfigured.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class SupabaseStore(OwnerCalls):
     ) -> bool:
         """Store a token without a lease. Returns False, and stores nothing, if the token is rejected.
 
-        A stored token with a later end than ``token`` is kept, unless its row has the version ``replaces_version``.
+        A stored token that expires later than ``token`` is kept, unless its row has the version ``replaces_version``.
         """
         arguments = {
             "service": service_name,
@@ -146,7 +147,7 @@ class SupabaseStore(OwnerCalls):
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End the lease without a token."""
+        """End the lease without storing a token."""
         self._ask_about_lease(
             "abort",
             service=service_name,
@@ -169,7 +170,8 @@ def _parse_begun(answer: RpcAnswer) -> Begun:
         retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
         holder_label=answer.line("holder_label"),
         last_error=answer.line("last_error"),
-        # The function of an older release answers only with the last rejected token.
+        # The answer of an older release's function has the field rejected_token_id, which contains the last rejected
+        # token and no earlier one.
         rejected_token_ids=answer.texts(
             "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
         ),

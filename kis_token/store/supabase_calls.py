@@ -1,4 +1,4 @@
-"""Calls of Supabase: limited in time, and repeated if needed.
+"""Calls to Supabase: limited in time, and repeated if needed.
 
 The store's own calls need only the standard library. Only `get_client`, which is for users' code, needs the package
 supabase. No other file imports the package supabase.
@@ -78,8 +78,8 @@ class SupabaseCalls:
     def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
         """Call ``ask``, and repeat a failed call if ``retry`` was given.
 
-        ``seconds`` is the limit of one try. A repetition may start until one second later, so that a second try is
-        possible.
+        ``seconds`` is the limit of one try. A new try may start up to ``seconds`` plus one second after the first try,
+        so that a second try is possible.
         """
         if self._retry is None:
             return ask()
@@ -105,13 +105,13 @@ class SupabaseCalls:
         return RpcAnswer(function, self._rpc(function, **arguments))
 
     def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
-        """Call ``function``. Return its answer, which must have a status and a time."""
+        """Call ``function``, and return the fields of the answer. The answer must have a status and a time."""
         return self._run(function, lambda answer: RpcAnswer(function, answer).fields, **arguments)
 
     def _run(self, function: str, parse: Callable[[object], _Result], **arguments: object) -> _Result:
         """Call ``function`` of sql/, and return the result of ``parse`` for its answer.
 
-        If ``parse`` raises StoreOutage, the call counts as failed.
+        If ``parse`` raises StoreOutage, the call is treated as failed.
         """
 
         def ask() -> _Result:

@@ -61,6 +61,6 @@ def test_warning_begins_thirty_days_before() -> None:
     """The warning begins 30 days before the key's end and names the day. Without an end there is no warning."""
     end = end_of(date(2027, 3, 2))
     assert warn_of_key_end("kis", None, NIGHT) == warn_of_key_end("kis", end, end - WARNING_TIME - SECOND) == ""
-    soon = "The app key of kis ends on 2027-03-02 in Korea, by the last day that is stored with the key"
+    soon = "The app key of kis ends on 2027-03-02 in Korea, according to the last day that is stored with the key"
     assert warn_of_key_end("kis", end, end - WARNING_TIME) == warn_of_key_end("kis", end, end) == soon
     assert warn_of_key_end("kis", end, end + SECOND) == soon.replace("ends", "ended")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 OLD = AppKey("PSq1w2e3r4t5y6u7i8o9p0a1s2d3f4g5h6j7", "bGFzdC15ZWFy" * 15)
 STORED = "KIS does not know the app key stored in Supabase for the slot kis (EGW00103)"
 GIVEN = "KIS does not know the app key given as input app-key / KIS_APP_KEY (EGW00103)"
-WARNING = "app-key and app-secret differ from those stored for kis. The stored ones are used."
+WARNING = "app-key and app-secret differ from the keys stored for kis. The stored keys are used."
 
 
 def step(monkeypatch: pytest.MonkeyPatch, chain: Chain, folder: Path, **variables: str) -> dict[str, Path]:
