@@ -22,14 +22,15 @@ REMEDIES: dict[str, str] = {
         "project's API settings."
     ),
     "invalid-supabase-key": (
-        "Copy the key again: one line of ASCII without blanks. A read-only key is two words: the public key and a JWT."
+        "Copy the key again: one line of ASCII without blanks. A read-only key has two parts: first the public key, "
+        "then a JWT."
     ),
     "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
     "anon-supabase-key": (
-        "In GitHub Actions, give the job the permission that gets ID tokens, permissions: id-token: write. Elsewhere "
-        "use the service_role or sb_secret_ key."
+        "In GitHub Actions, give the job the permission that gets ID tokens, permissions: id-token: write. Outside "
+        "GitHub Actions, use the service_role or sb_secret_ key."
     ),
-    "id-token-missing": "Try again later. Until then, a valid cached token is used.",
+    "id-token-missing": "Try again later. While GitHub gives no ID token, a valid cached token is used.",
     "id-token-refused": "Give the job the permission: permissions: id-token: write.",
     "id-token-unavailable": "Try again later. While GitHub does not answer, a cached token is used.",
     "id-token-unknown": (
@@ -45,12 +46,12 @@ REMEDIES: dict[str, str] = {
     "caller-not-listed": "If this job may have access, run the statement of the message in the SQL editor.",
     "caller-may-not": "If this job may have more access, change the column access of its row in the list of callers.",
     "secrets-withheld": (
-        "GitHub gives no secrets to pull requests from forks and from Dependabot. "
-        "Run this job on push, or skip it for them with an if: condition."
+        "GitHub gives no secrets to pull requests from forks and from Dependabot. Run this job on push, or skip this "
+        "job for such pull requests with an if: condition."
     ),
     "no-public-key": (
-        "Set SUPABASE_PUBLISHABLE_KEY to the project's sb_publishable_ or anon key. With --with-secret, this key is "
-        "not needed."
+        "Set SUPABASE_PUBLISHABLE_KEY to the project's sb_publishable_ or anon key. With --with-secret, the public "
+        "key is not needed."
     ),
     "missing-repository": (
         "Give --repository OWNER/REPO, or run the command in a clone of the repository. With --with-secret, the "
@@ -75,17 +76,19 @@ REMEDIES: dict[str, str] = {
     ),
     "invalid-on-store-outage": "Use issue or fail.",
     "invalid-token-files": (
-        "Use kis-auth, python-kis, kis-trader and koreainvestment-cli, separated by commas or blanks. "
-        "Other clients take the token from an output or from the variable KIS_ACCESS_TOKEN."
+        "Use kis-auth, python-kis, kis-trader and koreainvestment-cli, separated by commas or blanks. Give any other "
+        "client the token by an output or by the variable KIS_ACCESS_TOKEN."
     ),
     "missing-hts-id": (
         "Set the variable KIS_HTS_ID to the id that you give python-kis: the token file's name contains this id."
     ),
     "invalid-hts-id": "KIS_HTS_ID is the id of your HTS login: letters, digits, '@', '_', '.' and '-'.",
     "invalid-cache-path": "Give the path of a file, or off.",
-    "invalid-encryption-key": "Give one key a line: 32 bytes in base64, as kis-token keygen makes them.",
+    "invalid-encryption-key": (
+        "Put each key on its own line. A key is 32 bytes in base64, as kis-token keygen makes it."
+    ),
     "missing-encryption-key": (
-        "Set KIS_TOKEN_ENCRYPTION_KEY to a key from kis-token keygen, or to several keys, one a line."
+        "Set KIS_TOKEN_ENCRYPTION_KEY to a key from kis-token keygen, or to several keys, each on its own line."
     ),
     "profile-unknown": "Use the name of a profile that kis-token init has kept, or unset KIS_PROFILE.",
     "profile-unusable": (
@@ -97,41 +100,42 @@ REMEDIES: dict[str, str] = {
         "If the outage lasts, look at the project in Supabase's dashboard and at status.supabase.com."
     ),
     "store-restricted": (
-        "Look at the organization's usage and billing in Supabase's dashboard. The restriction ends with the billing "
-        "period, a larger plan or a paid bill. Until then only cached tokens can be used."
+        "Look at the organization's usage and billing in Supabase's dashboard. The restriction ends when the billing "
+        "period ends, the plan is enlarged or the bill is paid. While the project is restricted, only cached tokens "
+        "can be used."
     ),
     "store-paused": "Restore the project in Supabase's dashboard. On the free plan Supabase pauses unused projects.",
     "store-database-read-only": (
-        "Look at the database's size and disk in Supabase's dashboard. Free space or enlarge the disk, then disable "
-        "the read-only mode. Stored tokens stay readable."
+        "Look at the database's size and disk in Supabase's dashboard. Make the database smaller, or enlarge its "
+        "disk. Then disable the read-only mode. Stored tokens stay readable."
     ),
     "store-tls": _TRUST_HINT,
     "store-redirects": (
-        "Open supabase-url in a browser on this machine. If the network asks for a login, log in. If the project has "
-        "another address, set supabase-url to this address."
+        "Open supabase-url in a browser on this machine. If the network asks for a login, log in. If supabase-url is "
+        "not the project's own address, set supabase-url to the project's own address."
     ),
     "store-not-supabase": "Copy the URL again from the project's API settings: https://<project>.supabase.co.",
     "store-key-rejected": "Copy URL and key from the API settings of the same project.",
     "store-key-expired": "Set supabase-key to a new key. For a read-only key see docs/security.md.",
     "store-legacy-keys-disabled": (
-        "Set supabase-key to an sb_secret_ key from the project's API settings, or enable the legacy keys again there. "
-        "In a read-only key, replace the first part by the sb_publishable_ key."
+        "Set supabase-key to an sb_secret_ key from the project's API settings, or enable the legacy keys again in "
+        "these settings. In a read-only key, replace the anon key by the sb_publishable_ key."
     ),
     "store-permission-denied": (
-        "Use the service_role or sb_secret_ key. If you already use one of these keys: " + _MIGRATE_HINT
+        "Use the service_role or sb_secret_ key. If you already use a service_role or sb_secret_ key: " + _MIGRATE_HINT
     ),
     "store-read-only": "Renew the token in a job that has the service_role or sb_secret_ key, such as the rotation.",
     "store-table-missing": _MIGRATE_HINT,
     "store-column-missing": _MIGRATE_HINT,
     "store-function-missing": _MIGRATE_HINT,
     "store-function-ambiguous": (
-        "Run the statements of the message in the SQL editor of the Supabase project. Then run the files of sql/ "
-        "there, in the order of their names."
+        "Run the statements of the message in the SQL editor of the Supabase project. Then run the files of sql/ in "
+        "the same SQL editor, in the order of their names."
     ),
-    "store-schema-outdated": _MIGRATE_HINT + " Older releases of this action work with the newer tables.",
+    "store-schema-outdated": _MIGRATE_HINT + " After these files have run, older releases of this action still work.",
     "store-cannot-store": (
-        "The message names the obstacle: a column, a constraint, a trigger. Change the table, then run kis-token "
-        "check, which stores a made-up token and removes it."
+        "The message names the column, the constraint or the trigger that prevents the write. Change the table, then "
+        "run kis-token check, which stores a made-up token and removes it."
     ),
     "store-value-too-large": "Store the right value again, or delete the row.",
     "store-rejected": "If this release is newer than the tables: " + _MIGRATE_HINT,
@@ -146,7 +150,8 @@ REMEDIES: dict[str, str] = {
     ),
     "sealed-without-key": "Set encryption-key to the key that sealed the value.",
     "plain-with-key": (
-        "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the same key."
+        "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the given "
+        "encryption-key."
     ),
     "seal-broken": (
         "Give the encryption-key that sealed the value. If the value is damaged, store the value again or delete its "
@@ -170,13 +175,15 @@ REMEDIES: dict[str, str] = {
         "For 6 hours after an issue KIS gives the same token, even a rejected one. Run again after the message's time."
     ),
     "token-too-young": "KIS issues one token a day. Use the stored token; if KIS rejects it, renew it by force.",
-    "wait-too-long": "Another job is issuing, or KIS must not be called for a while. Run again, or raise timeout.",
-    "timed-out": "The last lines of the log name the part that did not answer. Run again, or raise timeout.",
-    "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
+    "wait-too-long": (
+        "Another job is issuing, or KIS must not be called for a while. Run again, or set a longer timeout."
+    ),
+    "timed-out": "The last lines of the log name the part that did not answer. Run again, or set a longer timeout.",
+    "no-valid-token": "mode: check never issues. Run the step once with mode: resolve.",
     # cache and machine
     "proxy-unusable": (
-        "Set the variable to http://host:port, or to http://user:password@host:port if the proxy needs a login. If the "
-        "host can be reached without the proxy, name it in NO_PROXY."
+        "Set the variable to http://host:port, or to http://user:password@host:port if the proxy needs a login. If "
+        "the host can be reached without the proxy, name the host in NO_PROXY."
     ),
     "no-private-folder": (
         "Without Supabase, the jobs of a machine share a lock in a private folder. Give this user a home or a "
@@ -188,7 +195,7 @@ REMEDIES: dict[str, str] = {
         "The file must belong to this user, in a writable folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME name the "
         "clients' folders."
     ),
-    "output-unwritable": "Run the action as a step of a workflow. Elsewhere, use the command kis-token get.",
+    "output-unwritable": "Run the action as a step of a workflow. Outside a workflow, use the command kis-token get.",
     "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
     "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
     "runtime-failed": (
@@ -205,12 +212,12 @@ REMEDIES: dict[str, str] = {
         "Try again later. With --repository-id and --owner-id, the command asks GitHub only for the issuer's keys."
     ),
     "github-repository-unknown": (
-        "Use the repository's present name. For a private repository sign in with gh auth login, or set GH_TOKEN; or "
+        "Use the repository's current name. For a private repository, sign in with gh auth login, set GH_TOKEN, or "
         "give --repository-id and --owner-id."
     ),
     "github-refused": (
-        "Sign in with gh auth login, or set GH_TOKEN to a token that is valid; or give --repository-id and --owner-id. "
-        "Without a sign-in GitHub answers 60 requests an hour."
+        "Sign in with gh auth login, or set GH_TOKEN to a token that is valid; or give --repository-id and "
+        "--owner-id. Without a sign-in, GitHub answers at most 60 requests an hour."
     ),
     "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
     "sandbox-failed": "The sandbox needs PostgreSQL. The message is PostgreSQL's own.",

@@ -48,10 +48,13 @@ def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) ->
         "Events in the issuance log",
         found,
         "events read",
-        f"The times are medians of {calls} calls. Each lease adds two events, also to the empty log. `issuance_status` "
-        f"returns up to {_STATUS_ROWS} events, so its time should not grow in a longer log. The column *events read* "
-        f"has the events that PostgreSQL has read in the largest log, by its own counters. {sizes[-1]:,} events take "
-        f"{size_on_disk / 2**20:.1f} MiB on disk with their indexes.",
+        f"The times are medians of {calls} calls. If the title of a column is a number, the log had this number of "
+        "events before the measurement. Each lease of the measurement adds two events to the log. `issuance_status` "
+        f"returns up to {_STATUS_ROWS} events, so a longer log should not make this function slower. The column "
+        "*events read* has the number of events that PostgreSQL has read in the largest log, by its own counters. "
+        "The busiest slot has all events except 20. *SQL* means a direct call of the function in PostgreSQL, and "
+        f"*HTTP* means a call through the sandbox. {sizes[-1]:,} events take {size_on_disk / 2**20:.1f} MiB on disk "
+        "with their indexes.",
         base=sizes[min(1, len(sizes) - 1)],
     )
 
@@ -69,15 +72,15 @@ class LongLog:
         """Make each measured call once."""
         slot = self._slot
         samples = slot.take_lease() | slot.take_lease_over_http()
-        for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("20 events", _FEW)):
+        for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("a slot with 20 events", _FEW)):
             samples[f"issuance_status of {name}, SQL"], _ = slot.ask(
                 "issuance_status", service=service, log_rows=_STATUS_ROWS
             )
         with timed() as status:
             slot.store.issuance_status(None, _STATUS_ROWS)
         samples["issuance_status of all slots, HTTP"] = Sample(status.milliseconds)
-        samples["prune_issuances with nothing to do, SQL"], _ = slot.ask("prune_issuances", keep="1000 days")
+        samples["prune_issuances that deletes no event, SQL"], _ = slot.ask("prune_issuances", keep="1000 days")
         with timed() as read:
             slot.store.read(SERVICE)
-        samples["warm read, HTTP"] = Sample(read.milliseconds)
+        samples["read of a slot, HTTP"] = Sample(read.milliseconds)
         return samples

@@ -161,9 +161,11 @@ def measure_slots(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) 
         "One slot among others",
         found,
         "asked",
-        f"The times are medians of {calls} calls. The head of a column is the number of slots in the project. Each "
-        "slot has keys, a token, a lease and events. The column *asked* counts requests to Supabase. In the rows with "
-        "SQL, *asked* counts the events of the log that PostgreSQL has read.",
+        f"The times are medians of {calls} calls. If the title of a column is a number, the project has this number "
+        "of slots. Each slot has keys, a token, a lease and events. *SQL* means a direct call of the function in "
+        "PostgreSQL, and *HTTP* means a call through the sandbox. For a call by SQL, the column *asked* has the "
+        "number of log events that PostgreSQL has read. For `resolve` and `kis-token status`, the column *asked* "
+        "has the number of requests to Supabase. In the case *resolve, warm*, the slot has a fresh token.",
         base=sizes[0],
     )
     return one, _table_of_all(at_once, rounds)
@@ -183,7 +185,7 @@ def _table_of_all(at_once: Mapping[int, Sequence[AllAtOnce]], rounds: int) -> Ta
     rows = [(str(count), *(f"{value:.1f}" for value in values)) for count, values in figures.items()]
     return Table(
         "All slots at once",
-        ("slots", "ms a slot, at once", "ms a slot, one after another", "requests a slot", "tokenP a slot"),
+        ("slots", "ms per slot, concurrent", "ms per slot, sequential", "requests per slot", "tokenP per slot"),
         (*rows, ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True)))),
         f"All slots are empty at the start. The figures are medians of {rounds} rounds. Callers, Supabase and KIS "
         "share a process, so concurrent calls cannot be much faster than sequential calls. If slots waited for each "

@@ -105,7 +105,7 @@ def _command(course: Course) -> Ladder:
     return Ladder(
         "kis-token get, fresh token",
         [
-            ("Python, with its packages' start files", python("python", "-c", "")),
+            ("start of Python, with `.pth` files of packages", python("python", "-c", "")),
             (
                 "imports of click and our commands",
                 python("cli", "-c", "import kis_token.cli, kis_token.cli.token_commands"),
@@ -127,7 +127,7 @@ def _issuing(course: Course) -> Ladder:
         return course.program(f"issues, {name}", *_SHELL, *PLAIN_PYTHON, "-c", code, cold=(course.action_copy,))
 
     return Ladder(
-        "the issuing path, runtime installed",
+        "the step issues a token, runtime installed",
         [
             ("shell and Python", plain("python", "")),
             ("imports of our code and its dependencies", plain("action", found)),
@@ -146,7 +146,7 @@ def _guide(course: Course) -> Ladder:
     return Ladder(
         "bench/guide.py, fresh token, for comparison",
         [
-            ("Python, with its packages' start files", python("python", "")),
+            ("start of Python, with `.pth` files of packages", python("python", "")),
             ("imports", python("imports", "import bench.guide")),
             ("making the client", python("client", f"import bench.guide; {_CLIENT}{_CREATED}")),
             (

@@ -27,7 +27,7 @@ _FETCH = (
     " -r {action}/requirements.txt"
 )
 
-_THEIRS = "a fresh venv, pip install, guide"
+_THEIRS = "new venv, then pip install, then guide"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> lis
     index.seconds["action"] = list(fresh)  # a fresh token needs no download
     return [
         row("fresh token, nothing installed", "action", "guide", 0.02),
-        row("the issuing path, nothing installed", "issues", "guide, issues", 0.2),
-        row("the issuing path with sealing, nothing installed", "sealed, issues", "guide, issues", 0.3),
+        row("the step issues a token, nothing installed", "issues", "guide, issues", 0.2),
+        row("the step issues and seals a token, nothing installed", "sealed, issues", "guide, issues", 0.3),
     ]
 
 

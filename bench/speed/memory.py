@@ -40,11 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_memory(course: Course, rounds: int) -> Row:
-    """Return the row with the peak memory of a warm resolve and of the guide's algorithm."""
+    """Return the row with the peak memory of a step with a fresh stored token and of the guide's algorithm."""
     guide = course.program("guide", sys.executable, "-m", "bench.guide", env=course.trust)
     took = race(course, [course.action("action"), guide], rounds)
     ours, theirs = ([each.kilobytes / 1024 for each in took[name]] for name in ("action", "guide"))
-    return Row("peak memory of a warm resolve", ours, 0.4, "guide", theirs, unit=_UNIT)
+    return Row("peak memory of a step with a fresh stored token", ours, 0.4, "guide", theirs, unit=_UNIT)
 
 
 def measure_disk(course: Course) -> list[Row]:

@@ -45,18 +45,18 @@ _LIBRARY = "from kis_token import get_token; get_token()"
 FRESH: tuple[_Comparison, ...] = (
     ("fresh token, nothing installed", "action", "bare script", 1.3),
     ("fresh token, with export-credentials and export-env", "action, exports", "bare script", 1.4),
-    ("rotate when nothing is due, nothing installed", "action, rotate", "bare script", 1.4),
+    ("`rotate` without a due renewal, nothing installed", "action, rotate", "bare script", 1.4),
     ("fresh sealed token, nothing installed, no package index", "action, sealed", "action", 1.35),
     ("fresh token, nothing installed", "action", "script with requests", 0.7),
     ("fresh token, nothing installed", "action", "script with requests, compiled", None),
-    ("fresh token without a key of Supabase (keyless)", "action, keyless", "action", 1.25),
-    ("fresh sealed token without a key of Supabase", "action, keyless and sealed", "action, keyless", 1.35),
+    ("fresh token, keyless job", "action, keyless", "action", 1.25),
+    ("fresh sealed token, keyless job", "action, keyless and sealed", "action, keyless", 1.35),
     ("Supabase refuses connections, token in the cache, nothing installed", "action, no Supabase", "bare script", 1.3),
 )
 INSTALLED: tuple[_Comparison, ...] = (
     ("`kis-token get`, fresh token", "kis-token get", "guide", 0.22),
     ("`from kis_token import get_token`, fresh token", "library", "guide", 0.22),
-    ("the issuing path, runtime installed", "action, issues", "guide, issues", 1.0),
+    ("the step issues a token, runtime installed", "action, issues", "guide, issues", 1.0),
 )
 
 
@@ -81,7 +81,7 @@ def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
     fresh = race(course, fresh_contestants(course), CHEAP * rounds)
     rows = [
         *compare(FRESH, fresh),
-        Row("HTTP requests of a warm resolve", [count_requests(course)], at_most=1, unit=""),
+        Row("HTTP requests of a step with a fresh stored token", [count_requests(course)], at_most=1, unit=""),
         *compare(INSTALLED, race(course, installed_contestants(course), rounds)),
     ]
     if not quick:

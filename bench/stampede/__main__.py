@@ -145,7 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
     print(f"Simulated: Supabase and KIS. KIS issues one token a minute; tokenP takes {options.token_seconds:g} s.")
-    print("tokenP should be 1, and failed should be 0. After many EGW00133, KIS locks an app key. See --help.\n")
+    print("Right results: 1 in the column tokenP, 0 in the column failed.")
+    print("After many EGW00133, KIS locks an app key. See --help.\n")
     print(_line(COLUMNS), _line("-" * len(title) for title in COLUMNS), sep="\n", flush=True)
     failures = []
     try:
@@ -156,7 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
                     chosen = [each for each in rounds if each.algorithm == algorithm]
                     print(_line(row(chosen)), flush=True)
                     errors = Counter(error for each in chosen for error in each.errors)
-                    failures += [f"{callers} {algorithm}: {times} x {error}" for error, times in errors.items()]
+                    who = f"{callers} callers, {algorithm}"
+                    failures += [f"{who}: {times} failures with {error}" for error, times in errors.items()]
     except KeyboardInterrupt:
         return 130
     print("\nFailures of all rounds:", *failures or ["none"], sep="\n")

@@ -71,11 +71,11 @@ SERVER_PAUSE = timedelta(hours=1)
 LEGEND = """\
 new tokens       in the year, and on the day with the most; KIS sends the owner a message for each of them
 tokenP           all calls of tokenP; close: calls of tokenP within a minute of another call
-hiccups          calls of Supabase that failed without an outage
+failed           calls of Supabase that failed outside an outage
 jobs             all jobs; jobs that began in an outage; alone: jobs that issued without Supabase
 rejected         all jobs that got a token that KIS rejects; beside: of these, the jobs that got it while Supabase had
                  a good token and answered; outage: of these, the jobs that got it while Supabase had a good token and
-                 was out
+                 had an outage
 none             jobs that got no token: in an outage, and at other times
 """
 
@@ -261,7 +261,7 @@ def find_misses(results: Sequence[tuple[Year, Result]]) -> dict[str, list[str]]:
 def print_table(results: Sequence[tuple[Year, Result]]) -> None:
     """Print one line for each year."""
     print(f"{'':30} new tokens -- tokenP --         -------- jobs -------  ---- rejected ----  --- none ---")
-    print(f"{'':30}  year  day   all close hiccups    all outage alone   all beside outage  outage other")
+    print(f"{'':30}  year  day   all close  failed    all outage alone   all beside outage  outage other")
     for year, result in results:
         jobs = result.jobs
         print(

@@ -61,9 +61,9 @@ SPARE = 5
 LEGEND = """\
 year, day        new tokens in the year, and on the day with the most; KIS sends the owner a message for each of them
 tokenP           calls of tokenP
-am, pm, job      new tokens that a morning tick, an evening tick or a job needed
-no tick by       sessions that began before any of the ticks planned for them
-Korea, US        minutes in which Supabase held no valid token, in the sessions of "no tick by" and in the sessions that
+am, pm, job      new tokens that a scheduled run in the morning, a scheduled run in the evening or a job needed
+no run by        sessions that began before any of the scheduled runs planned for them
+Korea, US        minutes in which Supabase held no valid token, in the sessions of "no run by" and in the sessions that
                  began on the day without Supabase; other: the same minutes in all other sessions
 jobs             all jobs; jobs that asked KIS themselves; jobs whose rejected token was replaced; jobs without a token
 *                KIS ends a token when it issues the next token; in the other lines, KIS does not end it
@@ -163,8 +163,8 @@ def make_rows(first_issue: time, days: int, seed: int) -> Iterator[Row]:
 
 def print_table(results: Sequence[tuple[Row, Result]]) -> None:
     """Print one line for each year."""
-    print(f"{'':32} --- new tokens -------------- no tick by  minutes without a token  -------- jobs -------")
-    print(f"{'ticks start':32}year day tokenP   am  pm job 08:00 22:30  Korea other    US other   all asked rej. none")
+    print(f"{'':32} --- new tokens -------------- no run by   minutes without a token  -------- jobs -------")
+    print(f"{'runs start':32}year day tokenP   am  pm job 08:00 22:30  Korea other    US other   all asked rej. none")
     for row, result in results:
         by, jobs = result.issued_by, result.jobs
         lost = [sum(each.market is market and each.is_lost for each in result.sessions) for market in MARKETS]
@@ -186,7 +186,7 @@ def find_misses(results: Sequence[tuple[Row, Result]], days: int) -> dict[str, l
         f"at most {most} new tokens": [
             f"{title}: {result.issued.total()}" for title, result in judged if result.issued.total() > most
         ],
-        "a valid token in every session after one of its ticks, except on the day without Supabase": [
+        "a valid token in every session after one of its scheduled runs, except on the day without Supabase": [
             f"{title}: {_short(begin)} to {_short(end)}" for title, each in others for begin, end in each.lapses
         ],
         "no job without a token": [f"{title}: {failure}" for title, result in judged for failure in result.failures],

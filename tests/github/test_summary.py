@@ -211,7 +211,7 @@ def test_a_rotation_that_has_nothing_to_do() -> None:
 NOTHING_VALID = """\
 ❌ [`no-valid-token`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#no-valid-token) \
 Neither Supabase nor the cache has a valid token\\
-**Next step:** mode: check never issues. Run once with mode: resolve. \
+**Next step:** mode: check never issues. Run the step once with mode: resolve. \
 [한국어](https://github.com/org/kis-token-action/blob/v1/docs/ko/troubleshooting.md#no-valid-token)
 
 <details><summary>Result of each source</summary>
