@@ -1,4 +1,4 @@
-# Prints the price of the stock $1, with curl. In most of the examples this script is a placeholder for your program.
+# Prints the price of the stock $1, with curl. In most of the examples quote.sh is a placeholder for your program.
 # Reads KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY and KIS_APP_SECRET.
 set -eu
 

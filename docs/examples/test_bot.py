@@ -27,7 +27,7 @@ def test_price() -> None:
 
 
 def test_refusal(kis_sandbox: Sandbox) -> None:
-    """The program reports the code of a refusal, even if the status is 200."""
+    """If KIS refuses a call, the program reports KIS's error code, even if the HTTP status is 200."""
     kis_sandbox.kis.refuse("EGW00201", PRICE_PATH, status=200)
 
     with pytest.raises(RuntimeError, match="EGW00201"):

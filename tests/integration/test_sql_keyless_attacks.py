@@ -46,26 +46,29 @@ CLAIMED: dict[str, tuple[dict[str, object], str]] = {
     "pull_request_target": ({"event_name": "pull_request_target"}, "KTA04"),
     "workflow_run": ({"event_name": "workflow_run"}, "KTA04"),
     "issue_comment": ({"event_name": "issue_comment"}, "KTA04"),
-    "a branch of Dependabot": (
+    "a branch that Dependabot made": (
         {"event_name": "push", "ref": "refs/heads/dependabot/pip/requests-3", "actor": "dependabot[bot]"},
         "KTA04",
     ),
     "another branch": ({"event_name": "push", "ref": "refs/heads/next"}, "KTA04"),
     "a branch with a longer name": ({"event_name": "push", "ref": "refs/heads/main2"}, "KTA04"),
-    "a branch in other letters": ({"event_name": "push", "ref": "refs/heads/Main"}, "KTA04"),
+    "a branch whose name differs only in upper and lower case": (
+        {"event_name": "push", "ref": "refs/heads/Main"},
+        "KTA04",
+    ),
     "a tag with the branch's name": ({"event_name": "push", "ref": "refs/tags/main"}, "KTA04"),
     "another workflow": ({"workflow_ref": "acme/bot/.github/workflows/other.yml@refs/heads/main"}, "KTA04"),
     "the workflow of another branch": (
         {"workflow_ref": "acme/bot/.github/workflows/trade.yml@refs/heads/next"},
         "KTA04",
     ),
-    "the same file in another repository": (
+    "the same workflow file in another repository": (
         {"workflow_ref": "mallory/bot/.github/workflows/trade.yml@refs/heads/main"},
         "KTA04",
     ),
     "another reusable workflow": ({"job_workflow_ref": "acme/shared/.github/workflows/b.yml@refs/tags/v1"}, "KTA04"),
-    "no environment": ({"environment": None}, "KTA04"),
-    "another environment": ({"environment": "staging"}, "KTA04"),
+    "no GitHub environment": ({"environment": None}, "KTA04"),
+    "another GitHub environment": ({"environment": "staging"}, "KTA04"),
     "a self-hosted runner": ({"runner_environment": "self-hosted"}, "KTA04"),
     "the audience of another project": ({"aud": "https://zyxwvutsrqponmlkjihg.supabase.co"}, "KTA02"),
     "GitHub's default audience": ({"aud": "https://github.com/acme"}, "KTA02"),
