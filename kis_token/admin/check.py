@@ -138,7 +138,7 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # no modes on Windows
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # on Windows, the mode shows no access rights
         yield wrong("cache", "other users can read the file", "Give the file the mode 0600, or delete the file.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))

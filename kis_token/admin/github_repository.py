@@ -1,6 +1,6 @@
-"""A repository's numbers, from GitHub's REST API.
+"""The numeric IDs of a repository and of its owner, from GitHub's REST API.
 
-Another owner can get a repository's name later, but not its number.
+Another owner can get a repository's name later, but not the repository's ID.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _wrapped(text: str | None, width: int, indent: str = "") -> list[str]:
 
 
 def _in_one(value: str | datetime | None) -> str | None:
-    """Return a value as one text. A time is shown in UTC and in Korea time."""
+    """Return a value as one text. A time is shown in Korea time and in UTC."""
     if not isinstance(value, datetime):
         return value
     return ", ".join(f"{_in_zone(value, offset)} {zone.upper()}" for zone, offset in _ZONES.items())
