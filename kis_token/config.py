@@ -1,7 +1,7 @@
 """The settings. Only this module reads settings from the environment, and it reports all faults in one error.
 
 An input of the action (``INPUT_…``) takes precedence over the variable of the same meaning. Blanks and quotes around a
-value are cut off. If a value is empty or a word such as null, the setting has its default.
+value are cut off. An empty value is ignored, and so is a word such as null.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Settings:
     keys_slot: str | None = None
     #: Warnings for users about corrected values.
     notes: tuple[str, ...] = ()
-    #: The request by which this job gets ID tokens. The request is set only if supabase-key is the public key, because a
-    #: caller with the public key needs an ID token in place of a secret key.
+    #: The request by which this job gets ID tokens. The request is set only if supabase-key is the public key, because
+    #: a caller with the public key needs an ID token in place of a secret key.
     id_token_request: IDTokenRequest | None = None
     #: Whether the cache is off because this user has no home folder. cache_path is then None.
     homeless: bool = False

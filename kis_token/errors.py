@@ -113,7 +113,7 @@ class StoreOutage(StoreError):
         doubtful: True if the cause of the outage may be on this machine (for example a proxy), or if Supabase's gateway
             works and has refused the request. If ``doubtful`` is true, no caller issues without Supabase.
         lasting: True if repeating the request does not help, for example if a certificate cannot be checked.
-        sent: True if the request may have left this machine and taken effect.
+        sent: True if this machine may have sent the request, and the request may have taken effect.
         persists: True if the answer reports a state that lasts, such as a project over its quota. If ``persists`` is
             true, the request is repeated only for a second.
         refused: True if the other machine does not accept the connection, for example because no server runs on it. The

@@ -69,7 +69,7 @@ class LastDay(FormedType):
     """The type of an option whose value is a day in Korea. The day, as YYYY-MM-DD, must not have passed."""
 
     name = "date"
-    form = "a day as YYYY-MM-DD that has not passed"
+    form = "a day that has not passed, as YYYY-MM-DD"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Return the end of the day."""

@@ -65,8 +65,8 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     """Run CMD with the token and the keys as environment variables.
 
     The variables are KIS_ACCESS_TOKEN, KIS_BASE_URL, KIS_APP_KEY, KIS_APP_SECRET, KIS_ENVIRONMENT and KIS_SERVICE_NAME.
-    Other environment variables, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or longer.
-    The token is not renewed while CMD runs.
+    Other environment variables, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or
+    longer. The token is not renewed while CMD runs.
 
     CMD replaces this process, so CMD gets all signals, and the exit status is that of CMD. The status is 127 if CMD
     does not exist, and 126 if CMD cannot be started.
@@ -123,8 +123,8 @@ def rotate(caller: Caller, *, verify: bool) -> None:
 def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG001 - click requires the option
     """Renew the token now, even if it is valid for hours.
 
-    Within 6 hours of an issue, KIS returns the same token again. If KIS returns the same token, the command reports "not
-    renewed", which is not an error.
+    Within 6 hours of an issue, KIS returns the same token again. If KIS returns the same token, the command reports
+    "not renewed", which is not an error.
     """
     _renew(caller, "force", verify=verify)
 

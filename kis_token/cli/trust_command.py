@@ -89,7 +89,8 @@ def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapp
 
     started: Started = context.obj
     if given["branch"] and given["tag"]:
-        raise KisTokenError("invalid-caller", "--branch and --tag are both given, but a row is for one branch or one tag")
+        said = "--branch and --tag are both given, but a row is for one branch or one tag"
+        raise KisTokenError("invalid-caller", said)
     inputs = {"INPUT_SUPABASE_URL": given["supabase_url"], "INPUT_SERVICE_NAME": given["service"]}
     audience, slot = project_and_slot({**started.variables()} | {key: value for key, value in inputs.items() if value})
     access: Access = next(each for each in ACCESSES if each == given["access"])

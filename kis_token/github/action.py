@@ -73,17 +73,17 @@ class ToolkitWorkflow:
 def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     """Resolve and publish a token, and return the exit status.
 
-    ``started`` is the step's beginning, a reading of time.monotonic. ``view`` is the fast path's view of store and
-    cache; None if this module must read store and cache. ``masks`` are the masks that the fast path set. Raises
-    ImportError if a package cannot be loaded: entrypoint.py then installs the packages again.
+    ``started`` is the time at which the step began, a value of ``time.monotonic``. ``view`` is the fast path's view of
+    store and cache; None if this module must read store and cache. ``masks`` are the masks that the fast path set.
+    Raises ImportError if a package cannot be loaded: entrypoint.py then installs the packages again.
     """
     _keep_line_ends()
     workflow = ToolkitWorkflow(masks)
     trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
-        # Outside of a job, only the package `platformdirs` finds the user's cache folder. The fast path has no packages,
-        # so `main` reads the settings again.
+        # Outside of a job, only the package `platformdirs` finds the user's cache folder. The fast path has no
+        # packages, so `main` reads the settings again.
         settings = Settings.from_env(os.environ)
         with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()

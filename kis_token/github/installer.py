@@ -47,7 +47,7 @@ def install(lock: str, target: Path, env: Mapping[str, str], limit: float) -> No
     """Install the requirements of ``lock`` into ``target``, with the machine's uv or, if that fails, with pip.
 
     ``target`` must be in a folder that no other user can write. The installers' temporary files are beside ``target``.
-    ``limit`` is the time limit, a reading of time.monotonic. Raises EnvironmentFault.
+    ``limit`` is the time limit, a value of ``time.monotonic``. Raises EnvironmentFault.
     """
     temporary = target.with_name(f"{target.name}-tmp")
     temporary.mkdir(mode=0o700)

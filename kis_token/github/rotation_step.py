@@ -32,8 +32,8 @@ def run_step(
 ) -> int:
     """Run ``work`` with the settings, the workflow and the seconds left; return the exit status.
 
-    ``started`` is the step's beginning, a reading of time.monotonic. ``failure`` is the beginning of the warning about
-    an error.
+    ``started`` is the time at which the step began, a value of ``time.monotonic``. ``failure`` is the beginning of the
+    warning about an error.
     """
     workflow = FileWorkflow(env)
     try:

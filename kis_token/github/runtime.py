@@ -2,8 +2,8 @@
 
 This module needs only the standard library, and never changes the Python that runs the step. A runtime is used only if
 no other user can change the runtime and its files match its manifest. If a runtime cannot be used, it is built again
-under a temporary name, and then renamed. If two jobs start together, a lock of the operating system lets only one of them build
-the runtime. The operating system releases the lock when the process ends.
+under a temporary name, and then renamed. If two jobs start together, a lock of the operating system lets only one of
+them build the runtime. The operating system releases the lock when the process ends.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: An interrupted run may leave its own folder behind. A later run removes such a folder if the folder is older than this
-#: number of seconds.
+#: An interrupted run may leave its own folder behind. A later run removes such a folder if the folder is older than
+#: this number of seconds.
 _LEFT_BEHIND_SECONDS = 24 * 3600
-#: The error numbers of the system for a lock that another process has. If the system reports any other error number, the
-#: code assumes a file system without locks.
+#: The error numbers of the system for a lock that another process has. If the system reports any other error number,
+#: the code assumes a file system without locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -130,7 +130,7 @@ def _remove(path: Path) -> None:
 
 
 def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
-    """Return the first folder that this user can write, and that no other user can change or has been able to change."""
+    """Return the first folder that this user can write, and that no other user can change or could have changed."""
     refused: list[str] = []
     for folder in _lasting(env):
         with _noting(folder, refused):

@@ -44,7 +44,7 @@ is_installation() {
   return 1
 }
 
-# Whether is_installation accepts a path. If the path is a link, as in a virtual environment, also try the link's target.
+# Whether is_installation accepts a path or, if the path is a link (as in a virtual environment), the link's target.
 leads_to_installation() {
   if is_installation "$1"; then return 0; fi
   [ -h "$1" ] && target=$(readlink -f "$1" 2> /dev/null) && is_installation "$target"

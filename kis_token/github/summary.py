@@ -1,8 +1,8 @@
 """The summary of a workflow step, as GitHub's Markdown: the token's validity and source, or the error and its remedy.
 
 Each result has one line, so that the summaries of ten jobs are readable on one page. The tables are in a collapsed
-section below the line. No part depends on the page's colour theme. Texts from outside (names of other machines, answers) are shown literally, never as markup,
-hyperlink, mention or picture.
+section below the line. No part depends on the page's colour theme. Texts from outside (names of other machines,
+answers) are shown literally, never as markup, hyperlink, mention or picture.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\
 #: An underscore after a letter begins no markup, so it is not escaped: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
 #: Matches the beginnings of words from which GitHub makes links and pictures: names of people and issues, :name:, and
-#: addresses. GitHub makes these links and pictures after it has rendered the Markdown, so an escape in the Markdown does
-#: not prevent them.
+#: addresses. GitHub makes these links and pictures after it has rendered the Markdown, so an escape in the Markdown
+#: does not prevent them.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
 #: A space without width. If a name or an address contains a space without width, GitHub does not make a link from it.
 _NOTHING = "\u200b"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Masks:
-    """The lines that the runner masks in this step. The runner gets each line once. The repr does not show the lines."""
+    """The lines that the runner masks in this step. The runner gets each line once. The repr hides the lines."""
 
     def __init__(self) -> None:
         self._lines: set[str] = set()

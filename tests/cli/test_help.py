@@ -85,7 +85,7 @@ def test_exit_statuses_are_said() -> None:
         (("get", "--service"), "an option has no value, or has a value that it does not take"),
         (("get", "--environment", SECRET), "--environment takes production or paper"),
         (("trust", "--access", SECRET), "--access takes token, keys or issue"),
-        (("set-keys", "--expires", SECRET), "--expires takes a day as YYYY-MM-DD that has not passed"),
+        (("set-keys", "--expires", SECRET), "--expires takes a day that has not passed, as YYYY-MM-DD"),
         (("exec", f"--{SECRET}", "--", "true"), "an option does not belong to this command"),
         (("exec",), "'[--] CMD...' is missing"),
         (("export",), "'CLIENT...' is missing"),
