@@ -106,8 +106,8 @@ def run_step() -> int:
     """
     from contextlib import ExitStack
 
-    # `dataclasses` imports the modules `inspect` and `copy`, and does not use them for the classes of the fast path. The
-    # two imports would take a tenth of the fast path's time.
+    # `dataclasses` imports the modules `inspect` and `copy`, and does not use them for the classes of the fast path.
+    # The two imports would take a tenth of the fast path's time.
     for name in ("inspect", "copy"):
         load_when_used(name)
     from kis_token.errors import KisTokenError
@@ -187,7 +187,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode in ("resolve", "check") else None
             if view is not None and view.outage is not None:
-                # If repeating the request does not end the outage, report the outage's code instead of the fault's code.
+                # If repeating the request does not end the outage, the error has the outage's code, not the fault's.
                 code = view.outage.code if view.outage.lasting else fault.code
                 fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
@@ -228,8 +228,8 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     """Read store and cache. Return the `View`, and a `Resolution` if a token is sufficient for the mode.
 
     If the mode is force, or if sealed values cannot be read without the packages, the function returns `(None, None)`,
-    and the chain reads the slot. If the packages are needed, the function returns None in place of the `Resolution`. The
-    packages are also needed if Supabase's certificate could not be checked. Raises KisTokenError.
+    and the chain reads the slot. If the packages are needed, the function returns None in place of the `Resolution`.
+    The packages are also needed if Supabase's certificate could not be checked. Raises KisTokenError.
     """
     vault = make_fast_vault(settings)
     if vault is None or settings.mode == "force":

@@ -24,12 +24,13 @@ def check_form(app_key: str, app_secret: str, *, environment: Environment) -> No
     """Raise SettingsError if ``app_key`` and ``app_secret`` cannot be a key and a secret of KIS. Makes no request.
 
     `pasted` first cuts off quotes and other texts that users often copy with a key. `set_app_key` stores a key without
-    the texts that `pasted` cuts off. An empty value is not checked, so a caller can check the key before the user has entered the secret. ``environment``
-    appears in the messages only: the keys of real and paper accounts have the same form.
+    the texts that `pasted` cuts off. An empty value is not checked, so a caller can check the key before the user has
+    entered the secret. ``environment`` appears in the messages only: the keys of real and paper accounts have the same
+    form.
 
     The error codes are ``swapped-app-key``, ``invalid-app-key`` and ``invalid-app-secret``. If the length of a key or
-    secret differs from the length that KIS uses, this function raises an error. For the same difference, `Settings` only
-    has a warning.
+    secret differs from the length that KIS uses, this function raises an error. For the same difference, `Settings`
+    only has a warning.
     """
     key, secret = pasted(app_key), pasted(app_secret)
     names = (f"the app key for {environment}", f"the app secret for {environment}")

@@ -21,7 +21,7 @@ Access = Literal["token", "keys", "issue"]
 
 #: The values of the column ``access``; the first value is the default.
 ACCESSES: tuple[Access, ...] = get_args(Access)
-#: The events that `issuance_events` in sql/007 returns. The first three events are the default of the column ``events``.
+#: The events that `issuance_events` in sql/007 returns. The column ``events`` has the first three events as default.
 EVENTS = ("schedule", "workflow_dispatch", "push", "repository_dispatch", "release")
 DEFAULT_EVENTS = EVENTS[:3]
 
