@@ -10,7 +10,7 @@
     ├── IssuerError
     │   ├── IssuerRefused       KIS does not accept the keys: the call is not repeated
     │   ├── IssuerRateLimited   KIS does not issue yet: the caller waits once
-    │   └── IssuerOutage        KIS does not answer, or not as documented
+    │   └── IssuerOutage        KIS does not answer, or its answer is not as documented
     ├── IssuanceError           the caller cannot issue: two slots have one key, or the wait would take too long
     │   ├── AppKeyChanged       the slot's key was changed: the caller reads the slot again
     │   └── TokenRefreshLimitError  the token is younger than 23 h: only `force` renews it

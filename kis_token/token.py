@@ -177,7 +177,7 @@ def instant_or_none(value: object) -> datetime | None:
 
 
 def parse_kst(text: str) -> datetime:
-    """Parse KIS's ``YYYY-MM-DD HH:MM:SS`` in Korea time. Raises ValueError for any other text."""
+    """Parse KIS's ``YYYY-MM-DD HH:MM:SS`` in Korea time. If ``text`` has another form, raises ValueError."""
     return _in_utc(datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST))
 
 

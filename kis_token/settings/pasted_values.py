@@ -151,7 +151,7 @@ def payload_of(jwt: str) -> str:
 
 
 def parse_claims(value: str) -> dict[str, object]:
-    """Return the claims of a JWT, or an empty dict for any other value. The signature is not checked.
+    """Return the claims of a JWT, or an empty dict if the value is not a JWT. The signature is not checked.
 
     KIS documents neither the form nor the claims of its tokens, so callers must work without them.
     """
@@ -214,7 +214,7 @@ def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tu
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """Return the sum of the numbers with the units s, m, h and d, as in 1h30m. Return None for any other text."""
+    """Return the sum of the numbers with the units s, m, h and d, as in 1h30m. If ``text`` is no duration, return None."""
     if _DURATION.fullmatch(text) is None:
         return None
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
