@@ -214,7 +214,7 @@ def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tu
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """Return the sum of the numbers with the units s, m, h and d, as in 1h30m. If ``text`` is no duration, return None."""
+    """Return the sum of the numbers with the units s, m, h and d, as in 1h30m; None if ``text`` is no duration."""
     if _DURATION.fullmatch(text) is None:
         return None
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
