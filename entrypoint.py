@@ -2,7 +2,7 @@
 
 If Supabase has a fresh token, the program makes one request to Supabase, and installs and downloads nothing. All other
 work (issuing, waiting, writing, sealing) needs the runtime, a folder with packages. The program finds or builds the
-runtime, and runs kis_token.github.action with these packages.
+runtime, and runs kis_token.github.action with the packages of the runtime.
 
 kis_token/github/start.sh chooses the Python, 3.10 or newer. The program ignores the caller's site-packages, .pth files
 and PYTHON variables. If the program was not started with the options -I -S -X utf8, it starts itself again with these
@@ -43,8 +43,8 @@ def read_word(name: str) -> str:
     return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
-#: The step's beginning, a reading of time.monotonic. If this program starts again, it uses the reading of its first
-#: start.
+#: The time at which the step began, a value of `time.monotonic`. If this program starts itself again, the value stays
+#: that of the first start.
 STARTED = float(read_word(STARTED_WORD) or read_word(REINSTALL_WORD) or time.monotonic())
 
 
@@ -52,9 +52,9 @@ def main() -> int:
     """Run the step and return its exit status."""
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again()
-    gc.disable()  # for the fast path, in which the collector frees nearly nothing and takes a twentieth of the time
-    sys.path.append(HERE)  # at the end, because most imports are of the standard library
-    sys.dont_write_bytecode = True  # bytecode would not be read again, because a runner fetches the action for each job
+    gc.disable()  # On the fast path, garbage collection frees nearly nothing and takes a twentieth of the time.
+    sys.path.append(HERE)  # The folder is the last one, because most imports are of the standard library.
+    sys.dont_write_bytecode = True  # A runner fetches the action for each job, so no later step would read bytecode.
     try:
         return run_step()
     except ImportError as error:
@@ -67,11 +67,11 @@ def start_again(*more: str) -> int:
     """Start this program again with the same Python, without the caller's packages, and return its exit status."""
     command = [sys.executable, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), *sys.argv[1:], *more]
     if os.name == "nt":
-        # On Windows, exec ends this process before the new program has ended, and the runner would not wait.
+        # On Windows, exec ends this process before the new program ends, so the runner would end the step too early.
         import subprocess
 
-        return subprocess.call(command)  # noqa: S603 - our own arguments
-    return os.execv(sys.executable, command)  # noqa: S606 - our own arguments; execv never returns
+        return subprocess.call(command)  # noqa: S603 - this program chooses the arguments
+    return os.execv(sys.executable, command)  # noqa: S606 - this program chooses the arguments; execv never returns
 
 
 def lacks_module(error: ImportError) -> bool:
@@ -90,7 +90,7 @@ def try_another_python(error: ImportError) -> int:
         earlier = read_word(UNUSABLE_WORD)
         unusable = f"{earlier}; " if earlier else ""
         words = [f"{STARTED_WORD}={STARTED!r}", f"{UNUSABLE_WORD}={unusable}{python}: Python without {error.name}"]
-        os.execv("/bin/sh", ["/bin/sh", f"{HERE}/kis_token/github/start.sh", *words])  # noqa: S606 - our own arguments; execv never returns
+        os.execv("/bin/sh", ["/bin/sh", f"{HERE}/kis_token/github/start.sh", *words])  # noqa: S606 - this program chooses the arguments; execv never returns
     hint = "Install Python 3.10 or newer, or add a step with actions/setup-python before this one."
     print(f"::error::{sys.executable} cannot load its module {error.name} [python-missing]. {hint}", flush=True)  # noqa: T201 - a command
     if os.environ.get("GITHUB_OUTPUT"):
@@ -106,7 +106,9 @@ def run_step() -> int:
     """
     from contextlib import ExitStack
 
-    for name in ("inspect", "copy"):  # dataclasses imports both, and uses neither here: a tenth of a warm step
+    # `dataclasses` imports the modules `inspect` and `copy`, and does not use them for the classes of the fast path.
+    # The two imports would take a tenth of the fast path's time.
+    for name in ("inspect", "copy"):
         load_when_used(name)
     from kis_token.errors import KisTokenError
     from kis_token.github.workflow_commands import FileWorkflow
@@ -185,7 +187,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode in ("resolve", "check") else None
             if view is not None and view.outage is not None:
-                # If repeating the request does not end the outage, the outage is the more important error.
+                # If repeating the request does not end the outage, the error has the outage's code, not the fault's.
                 code = view.outage.code if view.outage.lasting else fault.code
                 fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
@@ -223,11 +225,11 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 
 
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
-    """Read store and cache. Return the view, and the resolution if a token is sufficient for the mode.
+    """Read store and cache. Return the `View`, and a `Resolution` if a token is sufficient for the mode.
 
     If the mode is force, or if sealed values cannot be read without the packages, the function returns `(None, None)`,
-    and the chain reads the slot. The resolution is None if the packages are needed. The packages are also needed if
-    Supabase's certificate could not be checked. Raises KisTokenError.
+    and the chain reads the slot. If the packages are needed, the function returns None in place of the `Resolution`.
+    The packages are also needed if Supabase's certificate could not be checked. Raises KisTokenError.
     """
     vault = make_fast_vault(settings)
     if vault is None or settings.mode == "force":
@@ -268,7 +270,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
-            raise outage  # a start with the packages would fail with the same outage
+            raise outage  # the packages would not end the outage
     try:
         return view, remember(cache, resolution) if resolution is not None else None
     except ImportError as error:
@@ -290,15 +292,18 @@ def make_fast_vault(settings: Settings) -> Vault | None:
 
 
 def _lacks_certificates(view: View) -> bool:
-    """Whether Supabase's certificate could not be checked. The runtime's packages contain further certificates."""
+    """Whether Supabase's certificate could not be checked.
+
+    The runtime's packages contain certificates that this Python may lack.
+    """
     return view.outage is not None and view.outage.code == "store-tls"
 
 
 def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
     """Run the chain with the packages and return the exit status. Raises EnvironmentFault if no runtime is usable.
 
-    If undamaged packages cannot be loaded, the packages are installed again, once. This program then starts again,
-    because a process cannot load a module a second time.
+    If undamaged packages cannot be loaded, the packages are installed again, once. After this installation, the program
+    starts itself again, because a process cannot load a module a second time.
     """
     import zlib  # noqa: F401 - packages and installers need zlib: a Python without zlib fails here, not later
     from contextlib import ExitStack
@@ -306,7 +311,7 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
     from kis_token.errors import EnvironmentFault
     from kis_token.github.runtime import forget_runtime
 
-    gc.enable()  # the chain runs longer, and its packages make more objects
+    gc.enable()  # The chain runs longer than the fast path, and the packages create more objects.
     with ExitStack() as end:
         runtime = add_runtime(settings, end)
         try:
@@ -337,8 +342,8 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
         seals=bool(settings.encryption_keys),
     )
     sys.path.append(str(runtime))
-    sys.dont_write_bytecode = False  # later steps use the runtime and its bytecode again
-    os.umask(os.umask(0o022) | 0o022)  # no other user may write the folders that Python makes for bytecode
+    sys.dont_write_bytecode = False  # Later steps use the runtime and its bytecode again.
+    os.umask(os.umask(0o022) | 0o022)  # No other user may write to the folders that Python makes for bytecode.
     return runtime
 
 
@@ -352,7 +357,10 @@ def run_action(view: View | None, masks: Masks) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process. After the fast path, leave out Python's clean-up of all modules, a twelfth of a warm step."""
+    """End the process. After the fast path, skip Python's clean-up of all modules.
+
+    The clean-up would take a twelfth of the fast path's time.
+    """
     if gc.isenabled():
         sys.exit(status)
     try:

@@ -64,7 +64,7 @@ __all__ = [
     "save_kis_token_to_supabase",
 ]
 
-#: The module of each public name that is not an error.
+#: The module that defines each public name. This table does not contain the error classes.
 _HOMES = {
     "KISAuth": "client.httpx_auth",
     "KISClient": "client.kis_client",

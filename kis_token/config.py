@@ -1,7 +1,7 @@
 """The settings. Only this module reads settings from the environment, and it reports all faults in one error.
 
 An input of the action (``INPUT_…``) takes precedence over the variable of the same meaning. Blanks and quotes around a
-value are cut off. An empty value, or a word such as null, counts as not given.
+value are cut off. An empty value is ignored, and so is a word such as null.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Settings:
     keys_slot: str | None = None
     #: Warnings for users about corrected values.
     notes: tuple[str, ...] = ()
-    #: The address at which this job gets ID tokens. The address is set if supabase-key is the public key: the store
-    #: then needs an ID token in place of a secret key.
+    #: The request by which this job gets ID tokens. The request is set only if supabase-key is the public key, because
+    #: a caller with the public key needs an ID token in place of a secret key.
     id_token_request: IDTokenRequest | None = None
     #: Whether the cache is off because this user has no home folder. cache_path is then None.
     homeless: bool = False
@@ -223,7 +223,8 @@ class _Reader(EnvironmentReader):
         app_key = self._text("app-key", *SECRETS["app-key"])
         app_secret = self._text("app-secret", *SECRETS["app-secret"])
         if bool(app_key) != bool(app_secret):
-            self._fault("incomplete-app-key", f"{_KEYS_CALLED[bool(app_key)]} is not set although the other half is")
+            missing, given = _KEYS_CALLED[bool(app_key)], _KEYS_CALLED[not app_key]
+            self._fault("incomplete-app-key", f"{missing} is not set, although {given} is set")
         self._faults += filter(None, [find_key_fault(app_key, app_secret, _KEYS_CALLED)])
         return app_key or None, app_secret or None
 
@@ -269,7 +270,8 @@ class _Reader(EnvironmentReader):
         from kis_token.process.caller_identity import user_cache_folder  # a job does not need this module
 
         folder = user_cache_folder()
-        # Without platformdirs, as on the fast path, it is not known whether this user has a home folder.
+        # If the package platformdirs is not loaded, as on the fast path, the code cannot find out whether this user has
+        # a home folder.
         self._is_homeless = folder is None and "platformdirs" in sys.modules
         return None if folder is None else folder / name
 

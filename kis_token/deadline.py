@@ -1,7 +1,7 @@
-"""A time limit for a whole call, however slow the peer is. After the limit the call sends no data.
+"""A time limit for a whole call, however slow the peer is. After the time limit, the call sends no data.
 
 The timeout of a socket limits each wait for a byte, but not the sum of all waits, and it does not cover name
-resolution. So a call with a time limit runs in a thread, and the caller gives up the call when the time is over.
+resolution. Therefore a call with a time limit runs in a thread, and the caller gives up the call at the time limit.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
     _Answer = TypeVar("_Answer")
 
-#: The threads of the last calls. Each entry is the system's number of a thread, and the time (time.monotonic) at which
-#: its call ended.
+#: The threads of the calls that ended most recently. Each entry is a thread's ID in the system, and the time
+#: (`time.monotonic`) at which the thread's call ended.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
-#: The longest time, in seconds, that a fork waits for the end of a call's thread.
+#: The longest time, in seconds, for which a fork waits until the system has ended the thread of a call.
 LONGEST_END = 1.0
 
 #: The seconds that a tokenP call needs before the deadline. tokenP takes up to 15 s, and storing its answer takes a few
 #: more.
 ISSUE_BUDGET = 20.0
 
-#: The seconds of one slice of a wait. Windows cannot interrupt a wait, so a signal takes effect at the end of a slice.
+#: A long wait is divided into short waits of at most this many seconds. Windows cannot interrupt a wait, so a signal
+#: takes effect at the end of a short wait.
 SLICE = 0.25
 
 
@@ -44,9 +45,9 @@ def usable(timeout: float) -> float:
 
 
 class Deadline:
-    """The end of a call: ``at`` is a reading of ``counter``, a clock's monotonic counter in seconds."""
+    """The time ``at``, at which a call must end, as a value of ``counter``: a clock's monotonic counter in seconds."""
 
-    # The class is not a dataclass, because each dataclass costs the warm step a millisecond.
+    # The class is not a dataclass, because each dataclass makes the fast path a millisecond slower.
     __slots__ = ("_at", "_counter")
 
     def __init__(self, counter: Callable[[], float], at: float) -> None:
@@ -64,7 +65,7 @@ def no_deadline() -> float:
 
 
 class GivenUp(TimeoutError):
-    """The caller has given up the attempt. ``sent`` is True if a request may have left before."""
+    """The caller has given up the attempt. ``sent`` is True if the attempt may have sent a part of a request."""
 
     def __init__(self, *, sent: bool) -> None:
         super().__init__("given up")
@@ -74,8 +75,8 @@ class GivenUp(TimeoutError):
 class Attempt:
     """One exchange over the network, which the caller may give up from another thread.
 
-    After the caller has given up, no request leaves. The working thread calls `watch` with its connection, and
-    `sending` right before a request leaves.
+    After the caller has given up, the attempt sends no request. The working thread calls `watch` with its connection,
+    and calls `sending` immediately before it sends a request.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class Attempt:
 
     @property
     def sent(self) -> bool:
-        """Whether a request, or a part of one, may have left."""
+        """Whether the attempt may have sent a request or a part of one."""
         return self._sent
 
     def check(self) -> None:
@@ -95,21 +96,21 @@ class Attempt:
             self._check()
 
     def watch(self, connection: socket.socket) -> None:
-        """When the caller gives up, shut ``connection`` down, with any TLS on it.
+        """Shut ``connection`` down when the caller gives up, even if TLS uses ``connection``.
 
         Raises GivenUp if the caller has given up already.
         """
         with self._lock:
             self._check()
-            # TLS takes over the handle of the connection, and a TLS socket has no dup(). So the attempt keeps a second
-            # handle.
+            # TLS takes over the handle of the connection, and a TLS socket has no dup(). Therefore the attempt keeps a
+            # second handle of the same connection.
             self._release()
             self._connection = socket.fromfd(connection.fileno(), connection.family, connection.type)
 
     def sending(self) -> None:
-        """Record that a request leaves now.
+        """Record that the attempt sends a request now.
 
-        Raises GivenUp if the caller has given up, so that the request does not leave.
+        Raises GivenUp if the caller has given up, so that the request is not sent.
         """
         with self._lock:
             self._check()
@@ -169,12 +170,12 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
         if errors:
             raise errors[0]
     finally:
-        attempt.give_up()  # also after Ctrl-C; this has no effect on a finished attempt
+        attempt.give_up()  # needed after Ctrl-C; give_up() has no effect on a finished attempt
     raise GivenUp(sent=attempt.sent)
 
 
 def _join(thread: threading.Thread, until: float) -> None:
-    """Wait in slices for the end of a thread, but not longer than until ``until``, a reading of time.monotonic."""
+    """Wait for the end of a thread, in several short waits. Stop at ``until``, a value of ``time.monotonic``."""
     while thread.is_alive() and (left := until - time.monotonic()) > 0:
         thread.join(min(left, SLICE))
 
@@ -182,9 +183,9 @@ def _join(thread: threading.Thread, until: float) -> None:
 def await_ends() -> None:
     """Wait until the system has ended the threads of the last calls, for at most a second.
 
-    After a thread has ended for Python, OpenSSL still frees the thread's data, and holds a lock during this clean-up. A
-    child that is forked before the clean-up is over inherits the locked lock, and hangs at its first handshake. The
-    function waits on Linux alone, because only there /proc lists the threads.
+    After a thread has ended for Python, OpenSSL still frees the thread's data, and holds a lock during this clean-up.
+    If a child is forked during the clean-up, the child inherits the locked lock, and hangs at its first handshake. The
+    function waits only on Linux, because other systems do not list the threads in /proc.
     """
     while _ENDED:
         number, ended = _ENDED[0]

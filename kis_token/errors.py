@@ -10,7 +10,7 @@
     ├── IssuerError
     │   ├── IssuerRefused       KIS does not accept the keys: the call is not repeated
     │   ├── IssuerRateLimited   KIS does not issue yet: the caller waits once
-    │   └── IssuerOutage        KIS does not answer, or not as documented
+    │   └── IssuerOutage        KIS does not answer, or its answer is not as documented
     ├── IssuanceError           the caller cannot issue: two slots have one key, or the wait would take too long
     │   ├── AppKeyChanged       the slot's key was changed: the caller reads the slot again
     │   └── TokenRefreshLimitError  the token is younger than 23 h: only `force` renews it
@@ -67,7 +67,7 @@ class KisTokenError(Exception):
 
     @property
     def entry(self) -> str:
-        """The address of the code's entry in the documents."""
+        """The URL of the error code's entry in docs/troubleshooting.md."""
         return f"{ENTRIES}#{self.code}"
 
     @property
@@ -81,7 +81,7 @@ class KisTokenError(Exception):
         return f"{self.brief}. {self.hint}"
 
     def __str__(self) -> str:
-        """Return the message, the code, the remedy and the address of the entry."""
+        """Return the message, the code, the remedy, and the URL of the error code's entry in the documents."""
         return f"{self.advice} {self.entry}"
 
     def warn(self, warnings: Iterable[str]) -> None:
@@ -110,12 +110,12 @@ class StoreOutage(StoreError):
     """Supabase does not answer, or another program answers in its place: the chain continues with the next source.
 
     Attributes:
-        doubtful: True if the cause may be on this machine, such as a proxy, or if a working gateway refused the
-            request. After a doubtful outage, no caller issues without Supabase.
+        doubtful: True if the cause of the outage may be on this machine (for example a proxy), or if Supabase's gateway
+            works and has refused the request. If ``doubtful`` is true, no caller issues without Supabase.
         lasting: True if repeating the request does not help, for example if a certificate cannot be checked.
-        sent: True if the request may have left this machine and taken effect.
-        persists: True if the answer reports a state that lasts, such as a project over its quota. A request with such
-            an answer is repeated only for a second.
+        sent: True if this machine may have sent the request, and the request may have taken effect.
+        persists: True if the answer reports a state that lasts, such as a project over its quota. If ``persists`` is
+            true, the request is repeated only for a second.
         refused: True if the other machine does not accept the connection, for example because no server runs on it. The
             caller gets this error without a wait.
     """
@@ -153,7 +153,7 @@ class StoreMisconfigured(StoreError):
 
     @property
     def is_function_missing(self) -> bool:
-        """Whether the database lacks the called function. An older schema can lack a function."""
+        """Whether the database lacks the called function. A database with an older schema can lack a function."""
         return self.code == "store-function-missing"
 
 
@@ -195,7 +195,7 @@ class IssuerRateLimited(IssuerError):
 
 
 class IssuerOutage(IssuerError):
-    """KIS does not answer, or not as documented. ``sent`` and ``lasting`` mean the same as in StoreOutage."""
+    """KIS does not answer, or its answer is not as documented. ``sent`` and ``lasting`` are as in StoreOutage."""
 
     def __init__(self, code: str, message: str, *, sent: bool, lasting: bool = False) -> None:
         super().__init__(code, message)
@@ -219,7 +219,7 @@ class AppKeyChanged(IssuanceError):
 class TokenRefreshLimitError(IssuanceError):
     """The token was issued less than 23 hours ago, and KIS allows one token a day.
 
-    Code written for the guide raises this class with a text as the only argument.
+    Code that was written for the guide (docs/migrating.md) raises this class with a text as the only argument.
     """
 
     def __init__(self, code: str, message: str | None = None, *, retryable: bool = False) -> None:

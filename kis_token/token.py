@@ -1,7 +1,7 @@
-"""The token: its form, its end, and its three states. Only this module has the rule for the states.
+"""The token: its form, its expiry, and its state. Only this module decides whether a token is fresh, stale or expired.
 
-All times are aware and in UTC. Only parsed texts can be in Korea time (UTC+9, no summer time): KIS writes expiry times
-as ``YYYY-MM-DD HH:MM:SS`` in Korea time, without an offset.
+All times are aware and in UTC. Only the texts that this module parses can be in Korea time (UTC+9, no summer time):
+KIS writes expiry times as ``YYYY-MM-DD HH:MM:SS`` in Korea time, without an offset.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ KST = timezone(timedelta(hours=9), "KST")
 #: A valid token has at least this time left. A token with less time left could end during the caller's first request.
 LEAST_USEFUL = timedelta(seconds=30)
 
-#: The validity of tokens of individuals and ordinary companies. If a token's issue time is unknown, it is estimated as
-#: the token's end minus this validity.
+#: The lifetime of the tokens of individuals and ordinary companies. If a token's issue time is unknown, the issue time
+#: is estimated as the token's end minus USUAL_LIFETIME.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: A token that is younger than this when tokenP returns it was issued by that tokenP call. KIS's clock may be off by
-#: some minutes.
+#: tokenP can return an older token again. If a token from tokenP is younger than JUST_NOW, the call has issued the
+#: token. KIS's clock may be off by some minutes.
 JUST_NOW = timedelta(minutes=5)
 
-#: The time after an issue in which KIS answers tokenP with the same token.
+#: After an issue, KIS answers tokenP with the same token for this time.
 REISSUE_WINDOW = timedelta(hours=6)
 
 _INSTANT = re.compile(
@@ -82,7 +82,7 @@ class Token:
         return self.remaining(now) >= LEAST_USEFUL
 
     def is_new(self, now: datetime) -> bool:
-        """Whether the tokenP call at ``now`` issued this token. For 6 hours, KIS returns an issued token again."""
+        """Whether the tokenP call at ``now`` issued this token. tokenP can also return an earlier token again."""
         return self.issued_at > now - JUST_NOW
 
     def state(self, now: datetime, min_validity: timedelta) -> State:
@@ -93,7 +93,10 @@ class Token:
         return State.STALE if self.is_valid(now) else State.EXPIRED
 
     def to_json(self, **further: str) -> str:
-        """Return the stored form, with ``further`` members. The guide's clients read its first three members."""
+        """Return the stored form of the token: JSON with fixed members and the members ``further``.
+
+        Clients for the guide (docs/migrating.md) read the first three members.
+        """
         members = {
             "access_token": self.value,
             "expires_at": self.expires_at.isoformat(),
@@ -107,7 +110,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class AppKey:
-    """Key and secret of one KIS account. ``slot`` is their slot in the store; None if the caller passed them in."""
+    """Key and secret of one KIS account. ``slot`` is the slot that stores the key; None if the caller passed it in."""
 
     key: str = field(repr=False)
     secret: str = field(repr=False)
@@ -131,16 +134,19 @@ def fingerprint(text: str) -> str:
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether ``text`` has the shape of a token. Only such text is masked: a mask of "1" would blank every 1."""
+    """Whether ``text`` has the shape of a token.
+
+    A text of another shape is not masked, because a mask of "1" would hide each 1 in the log.
+    """
     return _TOKEN_SHAPE.fullmatch(text) is not None
 
 
 def parse_instant(value: object) -> datetime:
     """Return a client's time: epoch seconds, or ISO 8601 with ``Z``, with an offset, or without both.
 
-    A time without an offset is read as Korea time. Some clients write times in UTC without an offset. If such a UTC
-    time is read as Korea time, it is nine hours too early, so an expired token never looks valid. Raises ValueError for
-    any other value.
+    A time without an offset is read as Korea time. Some clients write UTC times without an offset. A UTC time that is
+    read as Korea time is nine hours too early, so an expired token never looks valid. If ``value`` is not a time,
+    raises ValueError.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
@@ -154,7 +160,7 @@ def parse_instant(value: object) -> datetime:
         if match is None:
             raise ValueError("not a time")
         year, month, day, hour, minute, second, fraction, offset = match.groups()
-        naive = datetime(  # noqa: DTZ001 - the next line adds the zone
+        naive = datetime(  # noqa: DTZ001 - `_parse_offset` returns the zone
             int(year), int(month), int(day), int(hour), int(minute), int(second or 0), int(f"{fraction or 0:0<6}"[:6])
         )
         return _in_utc(naive.replace(tzinfo=_parse_offset(offset)))
@@ -171,7 +177,7 @@ def instant_or_none(value: object) -> datetime | None:
 
 
 def parse_kst(text: str) -> datetime:
-    """Parse KIS's ``YYYY-MM-DD HH:MM:SS`` in Korea time. Raises ValueError for any other text."""
+    """Parse KIS's ``YYYY-MM-DD HH:MM:SS`` in Korea time. If ``text`` has another form, raises ValueError."""
     return _in_utc(datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST))
 
 
@@ -187,7 +193,7 @@ def in_hours(span: timedelta) -> str:
 
 
 def claimed_time(claims: dict[str, object], name: str) -> datetime | None:
-    """The time in a token's claim ``name``, a number; None if the claim is missing or unreadable."""
+    """Return the time in the claim with the name ``name``; None if the claim is missing or is not a readable number."""
     value = claims.get(name)
     return instant_or_none(value) if isinstance(value, (int, float)) else None
 
@@ -239,8 +245,8 @@ def parse_members(text: str) -> dict[str, Any]:
 def parse_stored(text: str, *, column: object = None, version: int | None = None) -> Token:
     """Return the token from its stored JSON and from the column ``expires_at``.
 
-    The earliest expiry of column, JSON and claims counts, because some clients write the column in Korea time without
-    an offset. Raises TokenUnusable if the JSON is broken or has no usable token.
+    The token's end is the earliest expiry in the column, the JSON and the claims, because some clients write the column
+    in Korea time without an offset. Raises TokenUnusable if the JSON is broken or has no usable token.
     """
     data = parse_members(text)
     expiries = [time for time in map(instant_or_none, (column, data.get("expires_at"))) if time is not None]

@@ -58,9 +58,9 @@ def open_resolver(
 ) -> Iterator[Resolver]:
     """Open the chain for these settings. The end of the block closes the chain's connections.
 
-    ``started`` is the beginning of the work, a reading of the clock's counter (time.monotonic by default). The timeout
-    in the settings counts from ``started``. ``tell`` gets a line for the log when the call has to wait. ``mask`` gets
-    each secret that the chain obtains, such as an ID token, before the secret is used.
+    ``started`` is the time at which the work began, a value of the clock's counter (``time.monotonic`` by default). The
+    timeout in the settings counts from ``started``. ``tell`` gets a line for the log when the call has to wait.
+    ``mask`` gets each secret that the chain obtains, such as an ID token, before the secret is used.
     """
     deadline, vault = _deadline(settings, started, clock), make_vault(settings.encryption_keys)
     issuer = KISIssuer(settings.base_url, settings.environment, left=deadline.left)

@@ -23,12 +23,14 @@ _ACCOUNTS: dict[Environment, str] = {"production": "real accounts (실전)", "pa
 def check_form(app_key: str, app_secret: str, *, environment: Environment) -> None:
     """Raise SettingsError if ``app_key`` and ``app_secret`` cannot be a key and a secret of KIS. Makes no request.
 
-    `pasted` first cuts off quotes and other texts that users often copy with a key. These texts are not stored either.
-    An empty value is not checked, so a caller can check the key before the user has entered the secret. ``environment``
-    appears in the messages only: the keys of real and paper accounts have the same form.
+    `pasted` first cuts off quotes and other texts that users often copy with a key. `set_app_key` stores a key without
+    the texts that `pasted` cuts off. An empty value is not checked, so a caller can check the key before the user has
+    entered the secret. ``environment`` appears in the messages only: the keys of real and paper accounts have the same
+    form.
 
-    The error codes are ``swapped-app-key``, ``invalid-app-key`` and ``invalid-app-secret``. If a length differs from
-    KIS's, this function raises an error, although the settings only give a warning.
+    The error codes are ``swapped-app-key``, ``invalid-app-key`` and ``invalid-app-secret``. If the length of a key or
+    secret differs from the length that KIS uses, this function raises an error. For the same difference, `Settings`
+    only has a warning.
     """
     key, secret = pasted(app_key), pasted(app_secret)
     names = (f"the app key for {environment}", f"the app secret for {environment}")

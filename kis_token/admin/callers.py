@@ -31,7 +31,10 @@ Misfit = Literal["audience", "ended"]
 
 @dataclass(frozen=True, slots=True)
 class ListedCaller:
-    """A row of ``credential_callers`` with the columns of that table. ``misfit`` is None if the row has effect."""
+    """A row of ``credential_callers`` with the columns of that table.
+
+    ``misfit`` is the reason why the row gives access to no job, or None if the row gives access.
+    """
 
     id: int
     service: str
@@ -52,7 +55,7 @@ class ListedCaller:
 
     @property
     def name(self) -> str:
-        """The repository's name that the row records, or the repository's number if the row records no name."""
+        """The repository's name that the row records, or the repository's ID if the row records no name."""
         return self.note or f"repository {self.repository_id}"
 
 
@@ -159,7 +162,8 @@ def _compare(published: PublishedKeys, stored: dict[str, StoredKey]) -> Iterator
     withdrawn = stored.keys() - {key.kid for key in published.keys}
     if withdrawn:
         said = f"{published.issuer} does not publish these stored keys any more: {_names(sorted(withdrawn))}"
-        yield note("issuer keys", said, "Delete their rows from credential_issuer_keys: a stored key stays trusted.")
+        remedy = "Delete the rows of these keys from credential_issuer_keys, because a stored key stays trusted."
+        yield note("issuer keys", said, remedy)
     if not missing and not others:
         yield ok("issuer keys", f"all {len(published.keys)} of {published.issuer} are stored")
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kis_token.store.supabase import SupabaseStore
     from kis_token.token import Token
 
-#: The time left below which a key gets a note.
+#: If a key expires within this time, the check yields a note.
 _SOON = timedelta(days=14)
 
 
@@ -66,7 +66,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
         yield from _cache_folder(settings.cache_path)
     try:
         slot = store.read(settings.service_name)
-        yield ok("supabase", f"{settings.supabase_url} answers, and the key reads the table")
+        yield ok("supabase", f"{settings.supabase_url} answers, and gives access to the table")
         yield _clock(slot.server_now, clock.now())
         now = slot.server_now or clock.now()
         opened = Opened()
@@ -138,7 +138,7 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # modes on Windows do not show access
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # on Windows, the mode shows no access rights
         yield wrong("cache", "other users can read the file", "Give the file the mode 0600, or delete the file.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
@@ -167,9 +167,9 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -> Itera
         if isinstance(vault, SealingVault) and not vault.is_current(row.value):
             older.append(name)
     if older:
-        yield note("sealing", f"{', '.join(older)}: sealed with another key than the first", "Run kis-token seal.")
+        yield note("sealing", f"{', '.join(older)}: not sealed with the first encryption key", "Run kis-token seal.")
     elif opened.values and len(opened.values) == len(rows):
-        form = "sealed, and unsealed by the given keys" if settings.encryption_keys else "plain, and no key is given"
+        form = "sealed with the first encryption key" if settings.encryption_keys else "plain, and no key is given"
         yield ok("sealing", f"{', '.join(opened.values)}: {form}")
 
 
@@ -205,7 +205,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
 def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: datetime) -> Iterator[Finding]:
     """Check the cached token.
 
-    A fault is only a note, because the next run that reads from Supabase rewrites the file.
+    For a fault, yield a note and not an error, because the next run that reads from Supabase rewrites the file.
     """
     cache = make_cache(settings, vault)
     if cache is None:
@@ -215,12 +215,14 @@ def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: d
         if token.is_valid(now):
             check_owner(token, opened.app_key, settings, "It")
     except TokenError as error:
-        remedy = "" if isinstance(error, TokenUnusable) else "The next kis-token get replaces the file."
+        remedy = "" if isinstance(error, TokenUnusable) else "The next run of kis-token get replaces the file."
         yield note("cached token", f"{error.args[0]}", remedy)
         return
     if token.token_id in slot.rejected:
         yield note(
-            "cached token", "not used, because KIS rejects this token", "The next kis-token get replaces the file."
+            "cached token",
+            "not used, because KIS rejects this token",
+            "The next run of kis-token get replaces the file.",
         )
         return
     yield _validity("cached token", token, settings, now)

@@ -31,22 +31,22 @@ class Finding:
 
 
 def ok(what: str, said: str) -> Finding:
-    """Return a finding for a part without a fault."""
+    """Return a finding that a part of the set-up is right."""
     return Finding("ok", what, said)
 
 
 def note(what: str, said: str, remedy: str = "") -> Finding:
-    """Return a finding for information that needs no correction."""
+    """Return a finding with information that needs no correction."""
     return Finding("note", what, said, remedy)
 
 
 def wrong(what: str, said: str, remedy: str, code: str = "") -> Finding:
-    """Return a finding for a fault."""
+    """Return a finding that a part of the set-up is wrong."""
     return Finding("wrong", what, said, remedy, code)
 
 
 def wrong_as(what: str, error: KisTokenError) -> Finding:
-    """Return a finding for a fault, with the text, code and remedy of ``error``."""
+    """Return a finding that a part of the set-up is wrong, with the text, code and remedy of ``error``."""
     return Finding("wrong", what, f"{error.args[0]}", error.hint, error.code)
 
 

@@ -1,6 +1,6 @@
-"""A repository's numbers, from GitHub's REST API.
+"""The numeric IDs of a repository and of its owner, from GitHub's REST API.
 
-Another owner can get a repository's name later, but not its number.
+Another owner can get a repository's name later, but not the repository's ID.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kis_token.errors import GitHubError
 if TYPE_CHECKING:
     from kis_token.admin.github_server import GitHubServer
 
-#: The form OWNER/REPO. No allowed character can end an SQL comment or the path of a URL.
+#: The form OWNER/REPO. A text of this form has no character that ends an SQL comment or the path of a URL.
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
 
 _API_VERSION = "2022-11-28"
@@ -23,7 +23,7 @@ _API_VERSION = "2022-11-28"
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository's present name, and the numbers that the ID tokens of its jobs contain.
+    """A repository's present name, and the IDs of repository and owner, which the ID tokens of its jobs contain.
 
     GitHub runs scheduled workflows only on the ``default_branch``.
     """
@@ -50,14 +50,14 @@ def look_up(server: GitHubServer, name: str, sign_in: str | None) -> Repository:
     if answer.status in (301, 302, 307, 308):
         raise GitHubError("github-repository-unknown", f"{server.host} has renamed or moved the repository {name}")
     if answer.status == 401:
-        raise GitHubError("github-refused", f"{server.host} does not accept the token of the sign-in {shown}")
+        raise GitHubError("github-refused", f"{server.host} does not accept the GitHub token {shown}")
     if answer.status in (403, 429):
         raise GitHubError("github-refused", f"{server.host} refuses the request for the repository {shown}")
     found = members_of(answer, f"The API of {server.host}")
     owner = found.get("owner")
     numbers = (found.get("id"), owner.get("id") if isinstance(owner, dict) else None)
     if not all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in numbers):
-        raise GitHubError("github-unreachable", f"The API of {server.host} names no numbers of the repository {name}")
+        raise GitHubError("github-unreachable", f"The API of {server.host} returns no ID of the repository {name}")
     full_name = found.get("full_name")
     is_name = isinstance(full_name, str) and REPOSITORY.fullmatch(full_name)
     branch = found.get("default_branch")

@@ -1,7 +1,7 @@
 """A GitHub server with its issuer of ID tokens and its REST API, and a request to this server with a time limit.
 
-A repository's number is valid only on one server, so the number and the issuer must come from the same server. Sources:
-"OpenID Connect reference" and "Getting started with the REST API" of GitHub's documentation, 2026.
+A repository's ID is valid only on one server, so the ID and the issuer must come from the same server. This module
+follows the pages "OpenID Connect reference" and "Getting started with the REST API" of GitHub's documentation, 2026.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
 
 
 def _issuer_of(api_url: str) -> str:
-    """Return the issuer of the server with the REST API ``api_url``. Return github.com's issuer for any other text."""
+    """Return the issuer of the server with the REST API ``api_url``.
+
+    If ``api_url`` is not the URL of a GitHub server's REST API, return the issuer of github.com.
+    """
     url = api_url.strip().rstrip("/").lower()
     found = re.fullmatch(r"https://api\.([a-z0-9-]+)\.ghe\.com", url)
     if found:

@@ -36,7 +36,7 @@ def find_sign_in(server: GitHubServer, env: Mapping[str, str]) -> str | None:
             )
             tokens.append(done.stdout.strip() if done.returncode == 0 else "")
         except (OSError, ValueError, subprocess.SubprocessError):
-            pass  # gh does not work, but public repositories need no sign-in
+            pass  # If gh does not work, continue without a sign-in, because public repositories need no sign-in.
     # A token in a header must be one word of printable ASCII.
     return next(
         (token for token in tokens if token.isascii() and token.isprintable() and len(token.split()) == 1), None

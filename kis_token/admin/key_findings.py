@@ -55,7 +55,8 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
         said = "no app key: Supabase has none, or only one half, and none was passed in"
         yield wrong_as("app key", KisTokenError("missing-app-key", said))
     elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
-        yield note("app key", "given; Supabase has only the app key or only the app secret", "Run kis-token set-keys.")
+        said = "app key and app secret are given, but Supabase has only one of the two"
+        yield note("app key", said, "Run kis-token set-keys.")
     else:
         yield ok("app key", "given, not stored")
     lengths = unusual_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
@@ -89,8 +90,8 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
     elif recorded:
         said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
         remedy = "Correct KIS_ENVIRONMENT or KIS_SERVICE_NAME, or run kis-token set-keys."
-        # Another client may store a key for paper accounts without its environment. The row then has the column's
-        # default, which is "production".
+        # Another client may store a key for paper accounts, but no value in the column ``environment``. The row of such
+        # a key has the column's default, which is "production".
         judge = wrong if settings.environment == "production" else note
         yield judge("environment", said, remedy)
 
@@ -101,7 +102,7 @@ def _ends_after(column: object, now: datetime) -> bool:
 
 
 def examine_key_end(slot: Slot, service_name: str, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Yield a note if the stored app key ends soon or has ended. Only KIS decides whether the key is valid."""
+    """Yield a note if the stored end of the app key is near or has passed. At KIS, the key may have another end."""
     if not pasted(opened.values.get("app_key", "")):
         return
     said = warn_of_key_end(service_name, instant_or_none(slot.rows["app_key"].expires_at), now)

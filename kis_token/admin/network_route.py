@@ -23,7 +23,7 @@ def examine_route(settings: Settings) -> Iterator[Finding]:
     if not encrypted:
         return
     for name, parts in encrypted.items():
-        with suppress(ProxyFault):  # the check that sends a request reports this fault
+        with suppress(ProxyFault):  # the check that sends a request reports a ProxyFault
             proxy = find_proxy(parts.hostname or "", parts.port or 443)
             if proxy is not None:
                 yield ok("proxy", f"requests to {name} use the proxy in {proxy.source}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kis_token.store.supabase import SupabaseStore
 
 _KINDS = {
-    "tables": "they and their functions match the files of sql/",
+    "tables": "the tables and their functions match the files of sql/",
     "grants": "the key has the needed rights; public roles and read-only keys have only the intended rights",
     "row level security": "on, with its policies",
 }

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row, Slot
     from kis_token.store.supabase import SupabaseStore
 
-#: The number of passes over the slot's rows. If another caller changes a row during a pass, one more pass is needed.
+#: In one pass, `seal` reads and seals all rows of the slot. `seal` makes at most this many passes. If another caller
+#: changes a row during a pass, one more pass is needed.
 _PASSES = 5
 
 _CLOCK = SystemClock()
@@ -42,9 +43,10 @@ def set_app_key(
 ) -> bool:
     """Store the settings' app key and secret, sealed if the settings have an encryption key.
 
-    ``expires_at`` is the time at which app key and secret end at KIS. If ``expires_at`` is None, an app key that is
-    already stored keeps its end, and a new app key gets an end in one year, as if KIS had issued the key today. This
-    function does not check the keys; `app_key_check` does.
+    ``expires_at`` is the time at which app key and secret expire at KIS. If ``expires_at`` is None and the same app key
+    is already stored, the row keeps its ``expires_at``. If ``expires_at`` is None and the app key is new, the function
+    stores the time in one year, as if KIS had issued the key today. This function does not check the keys;
+    `app_key_check` does.
 
     If the stored token belongs to another or an unknown app key, this function deactivates the token: the next caller
     then issues a token for the new key. Returns True if a token was deactivated. Raises KisTokenError
@@ -74,8 +76,8 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     """Seal the slot's rows with the first encryption key. Returns the types of the rows that this call sealed.
 
     The call can be interrupted and repeated. Each row is replaced separately, and only if no other caller has changed
-    the row. An inactive row that no given key unseals is not changed, because no caller reads inactive rows. If no
-    given key unseals an active row, raises TokenError ``seal-broken``. Also raises StoreError and KisTokenError
+    the row. If no given key unseals an inactive row, the function skips the row, because no caller reads inactive rows.
+    If no given key unseals an active row, raises TokenError ``seal-broken``. Also raises StoreError and KisTokenError
     ``missing-encryption-key``.
     """
     if not settings.encryption_keys:
@@ -85,8 +87,8 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
-            # The loop also unseals a value that is already sealed with the first key, so that a broken seal is reported
-            # now.
+            # A value that is already sealed with the first encryption key is also unsealed here, so that `seal` reports
+            # a broken seal.
             try:
                 value = opener.unseal(row.value, service, name)
             except TokenError:
@@ -102,7 +104,7 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
                 sealed[name] = None
         if is_done:
             return list(sealed)
-    raise StoreOutage("store-unreachable", "Other callers kept changing the rows")
+    raise StoreOutage("store-unreachable", "Other callers kept changing the slot's rows")
 
 
 def _values_in(slot: Slot, service: str, vault: Vault) -> dict[str, str | None]:

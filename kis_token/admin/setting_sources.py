@@ -22,7 +22,10 @@ _SETTINGS = {
 
 
 def examine_sources(env: Mapping[str, str], additions: Additions | None) -> Finding:
-    """Return the finding with the origin of each setting. ``env`` does not contain the profile's ``additions``."""
+    """Return a finding that names the origin of each setting.
+
+    ``additions`` has the variables that the user's profile adds. ``env`` does not contain these variables.
+    """
     found: dict[str, list[str]] = {}
     for setting, variables in _SETTINGS.items():
         found.setdefault(_source(env, additions, setting, variables), []).append(setting)

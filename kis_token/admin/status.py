@@ -109,7 +109,7 @@ def collect(
                 opened = _opened(own, settings, vault) if own is not None and name == settings.service_name else None
                 slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)
                 if isinstance(opened, Token) and opened.token_id in own_slot.rejected:
-                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - a state, and not a password
+                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - the name of a state, and not a password
                 slot = replace(slot, issued_by=_issuer(name, tokens[name], leases.get(name, {}), log["issuances"]))
             slots.append(slot)
         ended = {(row["service_name"], row["fence"]) for row in log["issuances"] if row["outcome"] in _ENDS}
@@ -154,10 +154,11 @@ def _with_token(
         issued_at, expires_at = opened.issued_at, opened.expires_at
     slot = replace(slot, issued_at=issued_at, expires_at=expires_at)
     if not row["is_active"]:
-        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state, and not a password
+        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - the name of a state, and not a password
     if expires_at is None or isinstance(opened, str):
-        return replace(slot, token="unreadable")  # noqa: S106 - a state, and not a password
-    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # this Token has only the times
+        return replace(slot, token="unreadable")  # noqa: S106 - the name of a state, and not a password
+    # The object `times` needs only the times of a token, and not its text.
+    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)
     return replace(
         slot,
         token=times.state(now, settings.min_validity).value,
@@ -176,9 +177,9 @@ def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dic
 
 
 def _is_known(row: dict[str, Any], lease: dict[str, Any]) -> bool:
-    """Whether the lease describes the row's token.
+    """Whether the row of the lease has the data (issue time and token ID) of the stored token.
 
-    If the lease describes another token, the row's token was stored without a lease.
+    If the row of the lease has the data of another token, the stored token was stored without a lease.
     """
     return bool(row["version"] == lease.get("token_version"))
 
@@ -196,8 +197,8 @@ def _event(row: dict[str, Any]) -> Event:
         happened_at=parse_instant(row["happened_at"]),
         service=word(row["service_name"]) or "",
         outcome=str(row["outcome"]),
-        # The outcome "saved" means that a token was stored without a lease. Its log row has the label of the previous
-        # lease's holder, who did not store the token.
+        # The outcome "saved" means that a token was stored without a lease. A log row with the outcome "saved" has the
+        # label of the previous lease's holder. This holder did not store the token.
         by=None if row["outcome"] == "saved" else word(row["holder_label"]),
         error_code=word(row["error_code"]),
     )

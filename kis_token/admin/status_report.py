@@ -132,16 +132,17 @@ def callers_as_text(found: CallersList, width: int | None = None) -> list[str]:
         {"issuer": key.issuer, "key": key.kid, "bits": f"{key.bits}", "stored": key.added_at} for key in found.keys
     ]
     return [
-        *(_table(callers, width) or ["No caller without a key is listed."]),
+        *(_table(callers, width) or ["The list of callers without a key is empty."]),
         "",
         *(_table(keys, width) or ["No key is stored."]),
     ]
 
 
 def _table(rows: Sequence[_Row], width: int | None, *, is_packed: bool = False) -> list[str]:
-    """Return a table with the members' names as headings, or a list if the table is wider than ``width``.
+    """Return a table with the columns' names as headings, or a list if the table is wider than ``width``.
 
-    A member that has no value in any row is left out. If ``is_packed`` is true, the list shows no names of members.
+    A column that has no value in any row is left out. If ``is_packed`` is true, the list shows values without the
+    names of their columns.
     """
     expanded = [_in_columns(row, rows) for row in rows]
     names = [name for name in (expanded[0] if rows else ()) if any(row[name] for row in expanded)]
@@ -189,7 +190,7 @@ def _wrapped(text: str | None, width: int, indent: str = "") -> list[str]:
 
 
 def _in_one(value: str | datetime | None) -> str | None:
-    """Return a value as one text. The text of a time shows both zones."""
+    """Return a value as one text. A time is shown in Korea time and in UTC."""
     if not isinstance(value, datetime):
         return value
     return ", ".join(f"{_in_zone(value, offset)} {zone.upper()}" for zone, offset in _ZONES.items())

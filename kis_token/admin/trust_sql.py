@@ -21,7 +21,7 @@ Access = Literal["token", "keys", "issue"]
 
 #: The values of the column ``access``; the first value is the default.
 ACCESSES: tuple[Access, ...] = get_args(Access)
-#: The events that `issuance_events` in sql/007 returns. The first three are the default of the column ``events``.
+#: The events that `issuance_events` in sql/007 returns. The column ``events`` has the first three events as default.
 EVENTS = ("schedule", "workflow_dispatch", "push", "repository_dispatch", "release")
 DEFAULT_EVENTS = EVENTS[:3]
 
@@ -91,17 +91,17 @@ def unfit(option: str) -> KisTokenError:
 
 
 def is_ref(text: str) -> bool:
-    """Whether a branch or a tag can be listed. `issuance_is_ref` in sql/ has the same rule."""
+    """Whether the list of callers can hold a branch or a tag. `issuance_is_ref` in sql/ has the same rule."""
     return _REF.fullmatch(text) is not None and _OTHERS_REF.match(text) is None and "\0" not in text
 
 
 def is_audience(text: str) -> bool:
-    """Whether a project's URL can be listed. `issuance_is_audience` in sql/ has the same rule."""
+    """Whether the list of callers can hold a project's URL. `issuance_is_audience` in sql/ has the same rule."""
     return _AUDIENCE.fullmatch(text) is not None and _GITHUBS_AUDIENCE.match(text) is None
 
 
 def is_environment(text: str) -> bool:
-    """Whether the name of an environment can be listed."""
+    """Whether the list of callers can hold the name of a GitHub environment."""
     return 0 < len(text) <= 255 and text.isprintable() and not set(text) & set("*?")
 
 
@@ -112,7 +112,7 @@ def quote(text: str) -> str:
 
 
 def caller_sql(caller: Caller) -> str:
-    """Return the SQL statement that lists a caller, or that changes access and events of a caller in the list."""
+    """Return the SQL statement that adds a caller to the list, or that changes access and events of a listed caller."""
     values = {
         "service_name": caller.service_name,
         "access": caller.access,

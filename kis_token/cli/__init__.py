@@ -62,7 +62,7 @@ def _run(arguments: list[str] | None) -> int:
 def _drop_output() -> None:
     """Discard the output that could not be written.
 
-    Otherwise Python tries to write the same output again at exit, and returns the exit status 120.
+    Without this function, Python tries at exit to write the output once more, and returns the exit status 120.
     """
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

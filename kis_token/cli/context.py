@@ -32,7 +32,7 @@ class Caller:
     _additions: list[Additions | None] = field(default_factory=list, repr=False)
 
     def settings(self, **inputs: str) -> Settings:
-        """Read the settings. ``inputs``, whose names have underscores, win over the environment.
+        """Read the settings. ``inputs``, whose names have underscores, take precedence over the environment.
 
         Raises SettingsError.
         """
@@ -53,7 +53,7 @@ class Caller:
             return None
         from kis_token.local.profiles import find_additions  # a complete environment needs no profile
 
-        if not self._additions:  # only once, because the keyring may ask the user each time
+        if not self._additions:  # The profile is read only once, because the keyring may ask the user at each read.
             self._additions.append(find_additions(self.env))
         return self._additions[0]
 
@@ -72,7 +72,7 @@ class Caller:
 
 
 def slot_options(command: _Command) -> _Command:
-    """Add --service, --environment and --profile. Each option wins over the variable of the same meaning."""
+    """Add --service, --environment and --profile. Each option takes precedence over the setting's variable."""
 
     def take_service(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -98,13 +98,13 @@ def slot_options(command: _Command) -> _Command:
         metavar="NAME",
         callback=_into(PROFILE),
         expose_value=False,
-        help="The profile that kis-token init has kept, instead of KIS_PROFILE.",
+        help="The profile to use, instead of KIS_PROFILE. kis-token init makes profiles.",
     )
     return service(environment(profile(command)))
 
 
 def _into(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
-    """Return a callback that lets an option win over a variable of the environment."""
+    """Return a callback that sets ``variable`` to the value of an option, if the option is given."""
 
     def take(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:

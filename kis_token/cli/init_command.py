@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="The repository's folder. The default is the repository around the current folder.",
 )
-@click.option("--repository", metavar="OWNER/REPO", help='The repository, instead of the folder\'s remote "origin".')
+@click.option("--repository", metavar="OWNER/REPO", help="The repository. The default is the folder's remote origin.")
 @click.option(
     "--keep",
     type=click.Choice(["keyring", "file", "no"]),
@@ -93,7 +93,7 @@ def _run(caller: Caller, options: Options, dialogue: Dialogue) -> int:
 
 
 def _known(caller: Caller) -> Mapping[str, str]:
-    """Return the variables, including those of the profile. A new profile does not add variables yet."""
+    """Return the variables, including those of the profile. If the profile does not exist yet, it adds no variables."""
     try:
         return caller.variables()
     except SettingsError as error:

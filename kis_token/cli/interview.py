@@ -1,4 +1,4 @@
-"""The user of ``kis-token init`` at a terminal, and the absent user of ``--yes``."""
+"""The dialogues of ``kis-token init``: with a user at a terminal, or without questions if ``--yes`` is given."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class AbsentUser:
         say(text)
 
     def ask(self, question: Question, check: Callable[[str], _Answer]) -> _Answer:
-        """Raise NotImplementedError. No step calls this method, because each step checks ``is_absent`` first."""
+        """Raise NotImplementedError. With ``--yes``, no step calls this method: ``is_absent`` is true."""
         raise NotImplementedError(question.prompt)
 
     def confirm(self, question: str, *, default: bool = False) -> bool:  # noqa: ARG002 - of the protocol
-        """Return False, so that nothing is replaced without a question."""
+        """Return False, so that no step replaces a value without the user's consent."""
         return False
 
 

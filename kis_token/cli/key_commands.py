@@ -69,7 +69,7 @@ class LastDay(FormedType):
     """The type of an option whose value is a day in Korea. The day, as YYYY-MM-DD, must not have passed."""
 
     name = "date"
-    form = "a day as YYYY-MM-DD that has not passed"
+    form = "a day that has not passed, as YYYY-MM-DD"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Return the end of the day."""
@@ -170,8 +170,9 @@ def _verify(settings: Settings) -> None:
 def seal(caller: Caller) -> None:
     """Seal the slot's keys and token with the first line of KIS_TOKEN_ENCRYPTION_KEY.
 
-    A value that is sealed with the key of another line is sealed again with the first. The command can be interrupted
-    and repeated. docs/security.md describes each step, and how to change the encryption key.
+    If a value is sealed with the key of another line, the command seals the value again with the key of the first line.
+    The command can be interrupted and repeated. docs/security.md describes each step, and how to change the encryption
+    key.
     """
     from kis_token.admin.set_keys import seal as seal_slot
     from kis_token.wiring import open_store

@@ -1,8 +1,8 @@
 """Read the lines that a user types or pastes at a terminal, without losing a pasted line or showing a secret.
 
-While a reader is open, the terminal does not echo any input, even between two questions. So the user can paste several
-lines at any time. The pasted lines answer the present question and the next ones, and a pasted secret does not appear
-on the screen. The reader itself writes each visible answer to the screen.
+While a `LineReader` is open, the terminal does not echo any input, even between two questions. So the user can paste
+several lines at any time. The pasted lines answer the present question and the next ones, and a pasted secret does not
+appear on the screen. The `LineReader` itself writes the user's answers to the screen, but no secret.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class LineReader:
             self._read += self._more()
 
     def drop(self) -> bool:
-        """Drop the pasted lines that no question has read yet. Returns whether a line was dropped."""
+        """Drop the pasted lines that have not answered a question yet. Returns whether a line was dropped."""
         self._read += self._pending()
         had_any, self._read = bool(self._read.strip()), ""
         return had_any
 
     def _take_line(self, line: str) -> tuple[str, bool]:
-        """Apply the received keys to ``line``, up to Enter. Returns the line, and whether Enter has ended the line."""
+        """Apply the typed characters to ``line``, up to Enter. Returns the line, and whether Enter has ended it."""
         if _UNFINISHED_SEQUENCE.search(self._read):
             return line, False
         keys, self._read = _SEQUENCE.sub("", self._read), ""
@@ -123,7 +123,7 @@ if sys.platform == "win32":
 
     @contextmanager
     def open_line_reader(out: TextIO) -> Iterator[LineReader]:
-        """Open a reader for the block. In the block, the console does not show typed text."""
+        """Open a `LineReader` for a ``with`` block. In the block, the console does not show typed text."""
         yield _WindowsReader(out)
 
 else:
@@ -150,7 +150,7 @@ else:
 
     @contextmanager
     def open_line_reader(out: TextIO) -> Iterator[LineReader]:
-        """Open a reader for the block. In the block, the terminal does not show typed text."""
+        """Open a `LineReader` for a ``with`` block. In the block, the terminal does not show typed text."""
         handle = sys.stdin.fileno()
         before = termios.tcgetattr(handle)
         mode = termios.tcgetattr(handle)
@@ -161,5 +161,5 @@ else:
         try:
             yield _TerminalReader(out, handle)
         finally:
-            # Input that no question has read could be a secret, and must not reach the shell.
+            # Unread input could be a secret, and must not reach the shell.
             termios.tcsetattr(handle, termios.TCSAFLUSH, before)

@@ -29,7 +29,8 @@ def become(command: Sequence[str], env: Mapping[str, str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     restore()
-    # Python ignores these signals. Without this loop, the new program would also ignore these signals.
+    # Python ignores SIGPIPE and SIGXFSZ. A program that exec starts would also ignore SIGPIPE and SIGXFSZ, so the
+    # defaults are restored.
     for name in ("SIGPIPE", "SIGXFSZ"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:

@@ -1,4 +1,4 @@
-"""The commands status, check, sql and sandbox. None of these commands asks KIS to issue a token."""
+"""The commands status, check, sql and sandbox, which never ask KIS to issue a token."""
 
 from __future__ import annotations
 

@@ -32,11 +32,11 @@ def width_of(stream: TextIO) -> int | None:
 class Progress:
     """Shows why and how long the command waits.
 
-    On a terminal, one line counts the seconds, and is cleared at the end. In a pipe, a file or a plain terminal, each
-    reason has its own line.
+    On a terminal, one line counts the seconds, and is cleared at the end. In a pipe, a file or a plain terminal, the
+    class writes one line for each reason to wait.
 
-    ``is_plain`` is for a terminal that cannot clear a line. This class is a context manager. In its block, only
-    ``tell`` may write to ``stream``.
+    ``is_plain`` is True for a terminal that cannot clear a line. This class is a context manager. In the ``with`` block
+    of a `Progress`, only ``tell`` may write to ``stream``.
     """
 
     def __init__(self, stream: TextIO, *, is_plain: bool = False) -> None:

@@ -65,8 +65,8 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     """Run CMD with the token and the keys as environment variables.
 
     The variables are KIS_ACCESS_TOKEN, KIS_BASE_URL, KIS_APP_KEY, KIS_APP_SECRET, KIS_ENVIRONMENT and KIS_SERVICE_NAME.
-    All other variables, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or longer.
-    The token is not renewed while CMD runs.
+    Other environment variables, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or
+    longer. The token is not renewed while CMD runs.
 
     CMD replaces this process, so CMD gets all signals, and the exit status is that of CMD. The status is 127 if CMD
     does not exist, and 126 if CMD cannot be started.
@@ -82,7 +82,8 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     }
     if resolution.app_key is None:
         say("warning: no app key is known, so the program gets only the token")
-    # These two variables hold options of this command. CMD gets KIS_SERVICE_NAME and KIS_ENVIRONMENT instead.
+    # INPUT_SERVICE_NAME and INPUT_ENVIRONMENT hold the values of --service and --environment. CMD gets KIS_SERVICE_NAME
+    # and KIS_ENVIRONMENT instead.
     kept = {
         name: value for name, value in caller.env.items() if name not in ("INPUT_SERVICE_NAME", "INPUT_ENVIRONMENT")
     }
@@ -111,7 +112,10 @@ def rotate(caller: Caller, *, verify: bool) -> None:
     examples=["kis-token refresh --force"],
 )
 @click.option(
-    "--force", is_flag=True, required=True, help="Confirm. KIS sends the account's owner a message for every new token."
+    "--force",
+    is_flag=True,
+    required=True,
+    help="Confirm the issue. KIS sends the account's owner a message for every new token.",
 )
 @click.option("--verify", is_flag=True, help="Try the new token on a quotation before it replaces the old one.")
 @slot_options
@@ -119,7 +123,8 @@ def rotate(caller: Caller, *, verify: bool) -> None:
 def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG001 - click requires the option
     """Renew the token now, even if it is valid for hours.
 
-    Within 6 hours of an issue KIS gives the same token again. The command reports this case, which is not an error.
+    Within 6 hours of an issue, KIS returns the same token again. If KIS returns the same token, the command reports
+    "not renewed", which is not an error.
     """
     _renew(caller, "force", verify=verify)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.argument("repository", metavar="[OWNER/REPO]", required=False)
 @click.option("--branch", metavar="NAME", help="The branch of the jobs. The default is main.")
-@click.option("--tag", metavar="NAME", help="The tag of the jobs, instead of a branch.")
+@click.option("--tag", metavar="NAME", help="The tag of the jobs. Give --tag or --branch, not both.")
 @click.option(
     "--access",
     type=click.Choice(ACCESSES),
@@ -44,28 +44,28 @@ if TYPE_CHECKING:
     default=",".join(DEFAULT_EVENTS),
     help="The default is schedule,workflow_dispatch,push. The list can also have repository_dispatch and release.",
 )
-@click.option("--environment", metavar="NAME", help="Only jobs that use this environment of GitHub.")
-@click.option("--workflow", metavar="FILE", help="Only jobs of this file in .github/workflows.")
-@click.option("--self-hosted", is_flag=True, help="Only jobs on your own runners, and not on GitHub's.")
+@click.option("--environment", metavar="NAME", help="Allow only jobs that use this environment of GitHub.")
+@click.option("--workflow", metavar="FILE", help="Allow only jobs of this workflow file in .github/workflows.")
+@click.option("--self-hosted", is_flag=True, help="Allow only jobs on your own runners, and not on GitHub's.")
 @click.option("--issuer", metavar="URL", help="The issuer of GitHub Enterprise Server, or of a subdomain of ghe.com.")
 @click.option(
     "--repository-id",
     metavar="NUMBER",
-    help="The repository's number. If it and --owner-id are given, GitHub is not asked.",
+    help="The repository's numeric ID. If --repository-id and --owner-id are given, GitHub is not asked.",
 )
-@click.option("--owner-id", metavar="NUMBER", help="The number of the repository's owner.")
+@click.option("--owner-id", metavar="NUMBER", help="The numeric ID of the repository's owner.")
 @click.option("--supabase-url", metavar="URL", help="The project's URL, instead of SUPABASE_URL.")
 @click.option("--keys", "only_keys", is_flag=True, help="Print only the SQL that stores the issuer's keys.")
 @click.pass_context
 def trust(
     context: click.Context, /, repository: str | None, *, only_keys: bool, issuer: str | None, **given: str
 ) -> None:
-    """Print the SQL that lists a repository's jobs as callers without a key of Supabase.
+    """Print the SQL that gives a repository's jobs access to the slot without a key of Supabase.
 
-    Run the SQL in the SQL editor of the project. If you run the SQL again, it changes the access and the events, and
-    adds new keys of the issuer. The repository's numbers come from GitHub. For a private repository, the command needs
-    gh's sign-in or GH_TOKEN. The command needs no key of Supabase. docs/operations.md describes how to change and
-    remove callers.
+    Run the SQL in the SQL editor of the project. If you run the SQL again, it changes the jobs' access and events, and
+    adds new keys of the issuer. The numeric IDs of the repository and its owner come from GitHub. For a private
+    repository, the command needs gh's sign-in or GH_TOKEN. The command needs no key of Supabase. docs/operations.md
+    describes how to change and remove callers.
     """
     from kis_token.admin.github_server import find_server
     from kis_token.admin.issuer_keys import fetch_keys
@@ -89,7 +89,8 @@ def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapp
 
     started: Started = context.obj
     if given["branch"] and given["tag"]:
-        raise KisTokenError("invalid-caller", "A row of the list is for a branch or for a tag, and both are given")
+        said = "--branch and --tag are both given, but a row is for one branch or one tag"
+        raise KisTokenError("invalid-caller", said)
     inputs = {"INPUT_SUPABASE_URL": given["supabase_url"], "INPUT_SERVICE_NAME": given["service"]}
     audience, slot = project_and_slot({**started.variables()} | {key: value for key, value in inputs.items() if value})
     access: Access = next(each for each in ACCESSES if each == given["access"])
@@ -109,7 +110,7 @@ def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapp
 
 
 def _repository(name: str, server: GitHubServer, given: Mapping[str, str], env: Mapping[str, str]) -> Repository:
-    """Return the repository with the given numbers, or with the numbers that GitHub returns. Raises KisTokenError."""
+    """Return the repository with the given IDs, or with the IDs that GitHub returns. Raises KisTokenError."""
     from kis_token.admin.github_repository import REPOSITORY, Repository, look_up
     from kis_token.admin.github_sign_in import find_sign_in
 

@@ -8,13 +8,13 @@ import click
 
 
 class FormedType(click.ParamType[Any]):
-    """A type of option values. The message about an invalid value has the text ``form``."""
+    """A click type for option values. The message about an invalid value has ``form``, which describes valid values."""
 
     form: ClassVar[str]
 
 
 def explain(error: click.UsageError) -> str:
-    """Return the usage and the fault in our own words. Click's own message would quote the command line.
+    """Return the usage and this project's text for the fault. Click's own message would quote the command line.
 
     If a command needs arguments and got none, return the help of the command.
     """
@@ -35,7 +35,7 @@ def _fault(error: click.UsageError) -> str:
     if isinstance(error, click.BadParameter) and error.param is not None:
         return f"{error.param.opts[0]} takes {_form(error.param.type)}"
     if isinstance(error, click.BadOptionUsage):
-        return "an option lacks its value, or takes no value"
+        return "an option has no value, or has a value that it does not take"
     if error.ctx is not None and isinstance(error.ctx.command, click.Group):
         names = error.possibilities if isinstance(error, click.exceptions.NoSuchCommand) else None
         return "the command is missing or unknown" + _near(names)
@@ -43,7 +43,7 @@ def _fault(error: click.UsageError) -> str:
 
 
 def _near(names: list[str] | None) -> str:
-    """Return a question with ``names``, which are similar to the unknown name. If ``names`` is empty, return ""."""
+    """Return a question that suggests ``names``, which resemble the unknown name. If ``names`` is empty, return ""."""
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 

@@ -43,16 +43,16 @@ class ToolkitWorkflow:
 
     def output(self, name: str, value: str) -> None:
         """Set an output of the step."""
-        with writing(os.environ, "GITHUB_OUTPUT"):  # without the file, the toolkit would print the output
+        with writing(os.environ, "GITHUB_OUTPUT"):  # without GITHUB_OUTPUT, `actions_toolkit` would print the output
             core.set_output(name, value)
 
     def export(self, name: str, value: str) -> None:
         """Set a variable for the steps that follow."""
-        with writing(os.environ, "GITHUB_ENV"):  # without the file, the toolkit would print the variable
+        with writing(os.environ, "GITHUB_ENV"):  # without GITHUB_ENV, `actions_toolkit` would print the variable
             core.export_variable(name, value)
 
     def summarize(self, markdown: str) -> None:
-        """Add ``markdown`` to the job's summary. The toolkit has no function for the summary."""
+        """Add ``markdown`` to the job's summary. The package ``actions_toolkit`` has no function for the summary."""
         FileWorkflow(os.environ).summarize(markdown)
 
     def error(self, message: str) -> None:
@@ -73,17 +73,17 @@ class ToolkitWorkflow:
 def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     """Resolve and publish a token, and return the exit status.
 
-    ``started`` is the step's beginning, a reading of time.monotonic. ``view`` is the fast path's view of store and
-    cache; None if this module must read store and cache. ``masks`` are the masks that the fast path set. Raises
-    ImportError if a package cannot be loaded: entrypoint.py then installs the packages again.
+    ``started`` is the time at which the step began, a value of ``time.monotonic``. ``view`` is the fast path's view of
+    store and cache; None if this module must read store and cache. ``masks`` are the masks that the fast path set.
+    Raises ImportError if a package cannot be loaded: entrypoint.py then installs the packages again.
     """
     _keep_line_ends()
     workflow = ToolkitWorkflow(masks)
     trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
-        # Outside of a job, only a package of the runtime finds the user's cache folder. So `main` reads the settings
-        # again.
+        # Outside of a job, only the package `platformdirs` finds the user's cache folder. The fast path has no
+        # packages, so `main` reads the settings again.
         settings = Settings.from_env(os.environ)
         with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()
@@ -118,7 +118,7 @@ def _is_of_loading(error: Exception) -> bool:
 
 
 def _keep_line_ends() -> None:
-    """Make sys.stdout write line ends unchanged, because the toolkit writes the system's line ends itself."""
+    """Make sys.stdout write line ends unchanged, because ``actions_toolkit`` writes the system's line ends itself."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(newline="\n")

@@ -28,7 +28,7 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
     for fault in faults:
         workflow.error(fault.advice)
     log_trace(trace, workflow)
-    # If GitHub's files cannot be written, the annotations above are the report.
+    # If GitHub's files cannot be written, only the annotations and the log report the error.
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
         workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
@@ -50,9 +50,10 @@ def describe_defect(error: Exception) -> KisTokenError:
 
 
 def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry], warnings: Sequence[str] = ()) -> str:
-    """Return the summary of a failure: each fault with its remedy, the warnings, and the folded results of the sources.
+    """Return the summary of a failure: each fault with its remedy, the warnings, and the results of the sources.
 
-    A fault's code is a hyperlink to its entry in the documents.
+    The results of the sources are in a collapsed section. The error code of a fault is a hyperlink to the code's entry
+    in the documents.
     """
     passes = all(fault.retryable for fault in faults)
     return page(

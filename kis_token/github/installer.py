@@ -31,7 +31,7 @@ _SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
 
 #: The packages that the chain imports, by their import names.
 PACKAGES = ("actions_toolkit", "filelock", "platformdirs", "requests")
-#: The requirements in a lock that only sealing needs.
+#: Matches the requirements of a lock file that are needed only for sealing.
 _SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==(?:.*\\\n)*.*\n")
 _LOAD_SEALING = "import sys; sys.path.insert(0, sys.argv[1]); import cryptography.hazmat.bindings._rust"
 #: uv's message if the index has the locked version of a package, but no wheel of that version for this Python.
@@ -47,7 +47,7 @@ def install(lock: str, target: Path, env: Mapping[str, str], limit: float) -> No
     """Install the requirements of ``lock`` into ``target``, with the machine's uv or, if that fails, with pip.
 
     ``target`` must be in a folder that no other user can write. The installers' temporary files are beside ``target``.
-    ``limit`` is the time limit, a reading of time.monotonic. Raises EnvironmentFault.
+    ``limit`` is the time limit, a value of ``time.monotonic``. Raises EnvironmentFault.
     """
     temporary = target.with_name(f"{target.name}-tmp")
     temporary.mkdir(mode=0o700)
@@ -142,8 +142,8 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
     overrides = {
         "PIP_USER": "0",  # the pip of some Linux distributions installs for the user by default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "UV_LINK_MODE": "copy",  # a link into uv's cache would break when the cache is cleaned
-        "TMPDIR": f"{temporary}",  # uv and pip unpack here, after they have checked the hashes
+        "UV_LINK_MODE": "copy",  # A link into uv's cache would break when the cache is cleaned.
+        "TMPDIR": f"{temporary}",  # After uv and pip have checked the hashes, they unpack packages into this folder.
     }
     reached = with_certificates(select_variables(kept), temporary)
     return reached | overrides | _uv_cache(env) | write_uv_file(env, temporary)
@@ -186,9 +186,9 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
     if left <= 0:
         raise EnvironmentFault("timed-out", "There was no time left to install the Python packages")
     try:
-        process = subprocess.Popen(  # noqa: S603 - our own arguments
+        process = subprocess.Popen(  # noqa: S603 - this module chooses the arguments
             command,
-            cwd=target.parent,  # not in the caller's project, which may have settings for installers
+            cwd=target.parent,  # The caller's project is not used, because it may have settings for uv and pip.
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

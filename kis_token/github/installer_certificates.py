@@ -22,14 +22,15 @@ def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
     By default, uv replaces the system's certificates by those of SSL_CERT_FILE and SSL_CERT_DIR, and ignores all other
     variables with certificates. pip before 24.2 ignores the system's certificates, and replaces its own certificates by
     those of REQUESTS_CA_BUNDLE. So uv and pip get one file with all certificates. If a setting names certificates, uv
-    also gets the folder of this file, which contains no other file.
+    also gets the folder that contains only the file with all certificates.
     """
     # uv's built-in certificates do not include the certificate of a company's proxy.
     env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | env
     own = [env.get("PIP_CERT", ""), *_of_pip_s_settings(env)]
     is_told = any([*map(env.get, VARIABLES), *own])
     if not is_told and sys.platform in ("win32", "darwin"):
-        return env  # Windows and macOS keep certificates outside of files; uv and newer pips find them
+        # Windows and macOS do not keep certificates in files, but uv and newer versions of pip find the certificates.
+        return env
     certificates = collect(env, own)
     if not certificates:
         return env
@@ -41,7 +42,10 @@ def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
 
 
 def _of_pip_s_settings(env: Mapping[str, str]) -> list[str]:
-    """Return the files that ``cert`` names in pip's settings. If PIP_CERT is set, pip does not use these files."""
+    """Return the files that the setting ``cert`` of pip's configuration files names.
+
+    If PIP_CERT is set, pip does not use the setting ``cert``.
+    """
     homes = [env["HOME"]] if env.get("HOME") else []
     folders = [env.get("XDG_CONFIG_HOME"), env.get("APPDATA"), *(f"{home}/.config" for home in homes)]
     folders += [f"{home}/Library/Application Support" for home in homes]

@@ -1,8 +1,8 @@
 """The machine's settings of pip and uv that name a package index, or that a connection to an index needs.
 
-This module leaves out all other settings of pip and uv, in variables and in files. For example, a constraint, a prefix,
-a cut-off date or a platform would prevent the installation of the locked packages into a private folder. This module
-needs the standard library alone.
+This module leaves out the settings of pip and uv for other purposes, in variables and in files. For example, a setting
+for a constraint, an installation prefix, a cut-off date or a platform would prevent the installation of the locked
+packages into a private folder. This module needs only the standard library.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _PIP_SETTINGS = frozenset(
         "retries",
         "timeout",
         "trusted-host",
-        "use-deprecated",  # the value legacy-certs of this setting is about certificates
-        "use-feature",  # the value truststore of this setting is about certificates
+        "use-deprecated",  # The value legacy-certs selects the certificates that pip trusts.
+        "use-feature",  # The value truststore selects the certificates that pip trusts.
     }
 )
 _UV_PIP_SETTINGS = frozenset(
@@ -74,8 +74,8 @@ except SystemExit:
 """
 
 
-#: The variables for `pip config list`. These variables override settings that would make pip read fewer files, print
-#: nothing, or run on another Python.
+#: The variables with which `pip config list` runs. With other values of these variables, pip could read fewer files,
+#: print nothing, or run on another Python.
 _ASKING = {"PIP_ISOLATED": "0", "PIP_USER": "0", "PIP_QUIET": "0", "_PIP_RUNNING_IN_SUBPROCESS": "1"}
 
 
@@ -105,7 +105,7 @@ def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | N
     The settings come from ``pip config list``. ``env`` must be a result of ``select_variables``. A variable takes
     precedence over a file. Raises OSError or SubprocessError if pip cannot be run.
     """
-    answer = subprocess.run(  # noqa: S603 - our own arguments
+    answer = subprocess.run(  # noqa: S603 - this module chooses the arguments
         [python, "-I", "-c", _ASK_PIP],
         env={**env, **_ASKING},
         stdin=subprocess.DEVNULL,
@@ -144,7 +144,8 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
     """Yield the paths of uv's configuration files.
 
-    If UV_CONFIG_FILE is set, it names the only file. If not, uv has the user's file and the system's file.
+    If UV_CONFIG_FILE is set, it names the only file. If UV_CONFIG_FILE is not set, uv has the user's file and the
+    system's file.
 
     uv's settings in a project are not used.
     """

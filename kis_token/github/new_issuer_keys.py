@@ -36,7 +36,7 @@ def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], floa
     stored = _stored_keys(settings, workflow.mask, left)
     missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
     if not stored:
-        workflow.info("The list of callers has no job without a Supabase key, so no issuer's key is needed.")
+        workflow.info("The list of callers without a Supabase key is empty, so no issuer's key is needed.")
         return
     lines = [f"- `{_shown(kid)}` of {issuer}" for issuer, kids in missing.items() for kid in kids]
     workflow.output("keys", "missing" if lines else "stored")
@@ -55,8 +55,8 @@ def _stored_keys(
 ) -> dict[str, frozenset[str]]:
     """Return the names of the stored keys, by issuer.
 
-    With the service key, the result has the issuers of all callers. With an ID token, the result has the issuer of this
-    job alone. With a read-only key, the result is empty.
+    With the service key, the result has the issuers of all callers. With an ID token, the result has only the issuer of
+    this job. With a read-only key, the result is empty.
     """
     key = settings.supabase_key
     if settings.reads_only:

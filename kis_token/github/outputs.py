@@ -1,4 +1,4 @@
-"""Outputs the results of a workflow step in a fixed order: mask, flush, then output."""
+"""Writes the results of a workflow step. A secret is masked, and the log is flushed, before any output."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from kis_token.github.ports import Workflow
     from kis_token.token import AppKey, Token
 
-#: The shortest text that is masked, in characters. The mask of a shorter text, such as a common word, would blank that
-#: text in the whole log. All keys and tokens are longer.
+#: A text with fewer characters than this is not masked. A mask of a short text, such as a common word, would hide the
+#: word in the whole log. Each key and each token has more characters.
 SHORTEST_SECRET = 16
 
 
@@ -54,11 +54,12 @@ def publish(
 ) -> None:
     """Mask token and keys, write the token files, then set the outputs and variables and write the summary.
 
-    The token files need the environment ``env`` and the machine's time ``now``. Raises:
+    ``env`` (the environment) and ``now`` (the machine's time) are used for the token files. Raises:
 
     - KisTokenError ``missing-app-key``, before any output, if keys must be exported and no keys are known
     - the errors that ``export`` raises for the token files
-    - EnvironmentFault if GitHub's files cannot be written; callers should call ``require_file`` first
+    - EnvironmentFault if the files that GitHub provides for outputs, variables or the summary cannot be written;
+      callers should call ``require_file`` first
 
     Each raised error also has the resolution's warnings.
     """
@@ -147,6 +148,6 @@ def log_trace(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
         workflow.info(f"{entry.source}: {entry.text}")
 
 
-def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the boolean is an output
+def _text(value: str | int | bool) -> str:  # noqa: FBT001 - an output can be a boolean
     """Return the text of an output. A boolean becomes true or false, the words that workflows compare."""
     return f"{value}".lower() if isinstance(value, bool) else f"{value}"

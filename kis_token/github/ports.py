@@ -1,4 +1,4 @@
-"""The interface between the program and GitHub's runner. Tests may use another implementation."""
+"""The interface between the program and GitHub's runner. A test may replace the runner by a class of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs a checking step of the rotation, which reads Supabase without packages and sets outputs for a GitHub issue.
+"""Runs a check of the rotation workflow. The check reads Supabase without packages, and sets outputs for an issue.
 
-If a KisTokenError occurs, the step prints a warning and succeeds. A later tick checks again, and the renewal is more
-important.
+If a KisTokenError occurs, the check prints a warning and succeeds, because the renewal of the token is more important
+than the check. A later run of the workflow checks again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def run_step(
 ) -> int:
     """Run ``work`` with the settings, the workflow and the seconds left; return the exit status.
 
-    ``started`` is the step's beginning, a reading of time.monotonic. ``failure`` is the beginning of the warning about
-    an error.
+    ``started`` is the time at which the step began, a value of ``time.monotonic``. ``failure`` is the beginning of the
+    warning about an error.
     """
     workflow = FileWorkflow(env)
     try:

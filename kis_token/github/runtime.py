@@ -1,9 +1,9 @@
 """The runtime: a folder with the locked packages, built once for each lock, Python and platform.
 
 This module needs only the standard library, and never changes the Python that runs the step. A runtime is used only if
-no other user can change the runtime and its files match its manifest. Any other runtime is built again under a
-temporary name, and then renamed. If two jobs start together, a lock of the operating system lets only one of them build
-the runtime. The operating system releases the lock when the process ends.
+no other user can change the runtime and its files match its manifest. If a runtime cannot be used, it is built again
+under a temporary name, and then renamed. If two jobs start together, a lock of the operating system lets only one of
+them build the runtime. The operating system releases the lock when the process ends.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ from kis_token.local.private_folders import open_private, walk
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    #: A function that registers another function for the end of the work.
+    #: A function such as `ExitStack.callback`. Its argument is a function that is called at the end of the run.
     AtEnd = Callable[[Callable[[], None]], object]
 
-#: The part of the time limit, in seconds, that is kept for the work after the installation.
+#: The seconds of the time limit that the installation leaves for the chain, which runs after the installation.
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: An interrupted run leaves its own folder behind. After this number of seconds, a later run removes that folder.
+#: An interrupted run may leave its own folder behind. A later run removes such a folder if the folder is older than
+#: this number of seconds.
 _LEFT_BEHIND_SECONDS = 24 * 3600
-#: The system's error numbers if another process has the lock. Any other error counts as a file system without locks.
+#: The error numbers of the system for a lock that another process has. If the system reports any other error number,
+#: the code assumes a file system without locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -46,10 +48,10 @@ def ensure_runtime(
 ) -> Path:
     """Return the folder with the packages of ``requirements``. If the folder is missing or damaged, it is built.
 
-    ``deadline`` is a reading of time.monotonic. If this machine has no lasting folder that only this user can change,
-    the runtime is in a folder for this run alone. ``at_end`` then gets the function that removes the folder. Without
-    ``at_end``, a machine without a lasting folder is an error. Without ``seals``, the packages that only sealing needs
-    are left out. Raises EnvironmentFault.
+    ``deadline`` is a value of ``time.monotonic``. If this machine has no lasting folder that only this user can change,
+    the runtime is in a folder for this run only, and the function that removes this folder is passed to ``at_end``. If
+    the machine has no lasting folder and ``at_end`` is None, raises EnvironmentFault. If ``seals`` is false, the
+    packages that only sealing needs are left out. Also raises EnvironmentFault for other failures.
     """
     lock = requirements.read_text(encoding="utf-8")
     if not seals:
@@ -78,12 +80,12 @@ def forget_runtime(runtime: Path) -> None:
 
 
 def runtime_name(lock: str) -> str:
-    """Return the name of the runtime's folder, which differs for each lock, Python, platform and C library."""
+    """Return the name of the runtime's folder, which differs for each lock file, Python, platform and C library."""
     digest = hashlib.sha256(lock.encode()).hexdigest()[:16]
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     libc = machine = ""
     if hasattr(os, "confstr"):
-        with suppress(OSError, ValueError):  # only a system with glibc has this setting
+        with suppress(OSError, ValueError):  # only a system with glibc has CS_GNU_LIBC_VERSION
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
     if sys.platform == "darwin":
         machine = os.uname().machine  # on macOS, one Python may run as arm64 and as x86_64
@@ -115,7 +117,7 @@ def _beside(runtime: Path) -> Path:
 
 
 def _clear_leftovers(runtime: Path) -> None:
-    """Remove the folders of interrupted builds. The caller must hold the lock, so that no build is running."""
+    """Remove the folders of interrupted builds. The caller must hold the lock, which prevents other builds."""
     for leftover in runtime.parent.glob(f"{runtime.name}.partial-*"):
         _remove(leftover)
 
@@ -128,7 +130,7 @@ def _remove(path: Path) -> None:
 
 
 def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
-    """Return the first folder that this user can write, and that no other user can change or could change before."""
+    """Return the first folder that this user can write, and that no other user can change or could have changed."""
     refused: list[str] = []
     for folder in _lasting(env):
         with _noting(folder, refused):
@@ -158,7 +160,7 @@ def _open_lasting(folder: Path) -> Path:
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """Make a new private folder that no other user can replace. ``at_end`` gets a function to remove the folder."""
+    """Make a new private folder that no other user can replace. Pass ``at_end`` a function that removes the folder."""
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):
@@ -190,7 +192,7 @@ def _temporary(env: Mapping[str, str]) -> Iterator[Path]:
     names = ("TEMP", "TMP") if sys.platform == "win32" else ("TMPDIR",)
     yield from (Path(env[name]) for name in ("RUNNER_TEMP", *names) if env.get(name))
     if sys.platform != "win32":
-        yield from (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - used only with the sticky bit
+        yield from (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - a folder is used only if it has the sticky bit
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The manifest: a list of a folder's files in the same folder, to find missing, truncated, changed and added files.
 
 This module needs only the standard library. The check must be fast, because every start that needs the packages runs
-the check. A file with the recorded size and the recorded time counts as unchanged. If only the time differs, as for a
-copy, the hash decides. Bytecode is not in the manifest, because Python writes bytecode later.
+the check. If a file has the recorded size and the recorded time, the check accepts the file. If only a file's time
+differs from the record, as for a copy, the check compares the hash. Bytecode is not in the manifest, because Python
+writes bytecode later.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LARGEST = 2**24
 def write_manifest(folder: Path) -> None:
     """Record size, time and hash of every file in ``folder``, and remove other users' write access.
 
-    Under some umasks, an installer writes files that other users can change. Raises OSError.
+    Under some umasks, uv and pip write files that other users can change. Raises OSError.
     """
     recorded = {}
     for name, status in [("", folder.lstat()), *_entries(f"{folder}")]:
@@ -42,9 +43,9 @@ def write_manifest(folder: Path) -> None:
 def find_damage(folder: Path) -> str | None:
     """Return the first difference between ``folder`` and its manifest, or None.
 
-    Every recorded file must exist unchanged. An added file counts as a difference, because an added module could
-    replace a module of the standard library. A file or folder that another user can change counts as a difference, also
-    a file of bytecode.
+    Every recorded file must exist unchanged. An added file is a difference, because an added module could replace a
+    module of the standard library. A file or folder that another user can change is a difference, even if the file is
+    bytecode.
     """
     try:
         recorded = json.loads(read_own(folder / MANIFEST, _LARGEST))

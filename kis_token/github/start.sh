@@ -1,14 +1,15 @@
 # This script finds a Python that can run the step, and replaces itself with that Python, so that Python gets signals.
 #
 # A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
-# is too old or lacks a part of its library. So the script tries each Python before the step runs on it. If the
-# library of an installation is beside its binary, the trial is "python -V", which takes a millisecond. If that Python
-# then lacks a module, entrypoint.py runs this script again with --unusable="<path>: <reason>", before a token is issued.
+# is too old or lacks a part of its library. Therefore the script checks a Python before the step uses this Python. If
+# the Python's library is beside the Python's binary, the check is "python -V", which takes a millisecond. If a Python
+# passes the check "python -V" but lacks a module, entrypoint.py runs this script again with
+# --unusable="<path>: <reason>", before a token is issued.
 #
 # The script is POSIX sh, because Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
 set +e -C
 
-LONGEST=20 # the longest trial, in seconds
+LONGEST=20 # the time limit for the check of one Python, in seconds
 HINT="Install Python 3.10 or newer, or add a step with actions/setup-python before this one."
 PROBE='
 import sys
@@ -32,7 +33,7 @@ for word; do
 done
 tried=$unusable
 
-# Whether a path is the binary of an installation with its library beside the binary. A script is not a binary.
+# Whether a path is the binary of a Python whose library is beside the binary, in ../lib. A script is not a binary.
 is_installation() {
   first=
   { IFS= read -r first < "$1"; } 2> /dev/null
@@ -43,15 +44,15 @@ is_installation() {
   return 1
 }
 
-# Whether a path is the binary of an installation with its library, or, as in a virtual environment, a link to such a
-# binary.
+# Whether is_installation accepts a path or, if the path is a link (as in a virtual environment), the link's target.
 leads_to_installation() {
   if is_installation "$1"; then return 0; fi
   [ -h "$1" ] && target=$(readlink -f "$1" 2> /dev/null) && is_installation "$target"
 }
 
-# Run a command that may be Python for at most LONGEST seconds. Set the variable status, and set the variable said to
-# the version and the missing module. If the Python is usable, set executable to its path.
+# Start the command in the arguments, which may be a Python, and end it after at most LONGEST seconds. Set the variable
+# `status` to the exit status, and the variable `said` to the version and the missing module. If the Python is usable,
+# set the variable `executable` to the Python's path.
 probe() {
   said=
   executable=
@@ -76,7 +77,8 @@ probe() {
   rm -f "$answer" 2> /dev/null
 }
 
-# Set the variables status and said by "python -V", which does not start the interpreter.
+# Run "python -V", which does not start the interpreter. Set the variable `status` to the exit status, and the variable
+# `said` to the version.
 ask_version() {
   said=$("$1" -V 2>&1 < /dev/null)
   status=$?
@@ -84,8 +86,8 @@ ask_version() {
   said="Python ${said%%[!0-9.]*}"
 }
 
-# Run the step with the Python that the arguments name: a path and further words. If this Python is unusable, add the
-# reason to the variable tried.
+# Run the step with the Python in the arguments: a path, and options such as -3. If this Python is unusable, add the
+# reason to the variable `tried`.
 try() {
   case "; $unusable" in *"; $1: "*) return ;; esac
   if leads_to_installation "$1"; then
@@ -94,7 +96,8 @@ try() {
   else
     probe "$@"
     if [ "$executable" ]; then
-      # A shim has reported the path of its Python. If possible, that Python is started without the shim.
+      # A shim has reported the path of its Python. If is_installation accepts the path, start the Python without the
+      # shim.
       if is_installation "$executable"; then try "$executable"; fi
       become "$@"
     fi
@@ -107,7 +110,7 @@ try() {
   tried="${tried:+$tried; }$1: $said"
 }
 
-# Replace this script with the step. The arguments are the command that starts Python.
+# Replace this shell with a Python that runs the step. The arguments are the command that starts Python.
 become() {
   path=$1
   set -- "$@" -I -S -X utf8 "$GITHUB_ACTION_PATH/entrypoint.py" "--python=$path"
@@ -126,7 +129,7 @@ set +f
 tools=$RUNNER_TOOL_CACHE
 names="python3 python"
 if [ "$RUNNER_OS" = Windows ]; then
-  names="python python3" # python3 is often the stub of the Microsoft Store
+  names="python python3" # on Windows, python3 is often a stub that is not Python
   tools=$(cygpath -u "$tools" 2> /dev/null) || tools=$RUNNER_TOOL_CACHE
 fi
 for name in $names; do

@@ -1,8 +1,8 @@
 """The summary of a workflow step, as GitHub's Markdown: the token's validity and source, or the error and its remedy.
 
-Each result has one line, so that the page of ten jobs stays readable. Tables are folded below the line. No part depends
-on the page's colour theme. Texts from outside (names of other machines, answers) are shown literally, never as markup,
-hyperlink, mention or picture.
+Each result has one line, so that the summaries of ten jobs are readable on one page. The tables are in a collapsed
+section below the line. No part depends on the page's colour theme. Texts from outside (names of other machines,
+answers) are shown literally, never as markup, hyperlink, mention or picture.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ if TYPE_CHECKING:
 
 #: The length, in characters, at which a text is cut: GitHub drops a summary of more than 1 MiB.
 LONGEST_TEXT = 1000
-#: The bar's length in characters.
+#: The length, in characters, of the bar that shows the share of a token's time left.
 BAR = 10
 
 _SOURCES = {"supabase": "from Supabase", "cache": "from the cache", "oauth": "from KIS"}
 _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\\{letter}" for letter in "\\`*[]|~$"}})
 #: An underscore after a letter begins no markup, so it is not escaped: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
-#: GitHub makes links and pictures of these words (names of people and issues, :name:, addresses) after it has rendered
-#: the Markdown. An escape in Markdown does not prevent such links and pictures.
+#: Matches the beginnings of words from which GitHub makes links and pictures: names of people and issues, :name:, and
+#: addresses. GitHub makes these links and pictures after it has rendered the Markdown, so an escape in the Markdown
+#: does not prevent them.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
-#: A space without width: GitHub does not recognize a name or an address that contains this space.
+#: A space without width. If a name or an address contains a space without width, GitHub does not make a link from it.
 _NOTHING = "\u200b"
 
 
 def describe_success(resolution: Resolution, settings: Settings) -> str:
-    """Return the summary of a token: one line and the warnings. The times and the sources' results are folded."""
+    """Return the summary of a token: one line, and the warnings.
+
+    The times and the results of the sources are in a collapsed section.
+    """
     token, now = resolution.token, resolution.now
     state = token.state(now, settings.min_validity)
     left, whole = token.remaining(now), token.expires_at - token.issued_at
@@ -89,7 +93,7 @@ def page(*blocks: list[str]) -> str:
 
 
 def folded(line: str, *blocks: list[str]) -> tuple[list[str], ...]:
-    """Return blocks that are hidden until the reader opens ``line``, which is HTML."""
+    """Return ``blocks`` as a collapsed section. ``line``, which is HTML, is the section's heading."""
     return ([f"<details><summary>{line}</summary>"], *blocks, ["</details>"])
 
 
@@ -113,7 +117,7 @@ def sources_table(trace: Sequence[TraceEntry], source: str | None = None) -> lis
 
 
 def _bar(share: float) -> str:
-    """Return a bar, filled by ``share``. A share above 0 has at least one filled character."""
+    """Return a bar of ``BAR`` characters. ``share`` of the characters are filled, and at least one if it is above 0."""
     filled = max(round(share * BAR), 1) if share else 0
     return "━" * filled + "┄" * (BAR - filled)
 
@@ -123,6 +127,6 @@ def _rotation(resolution: Resolution, settings: Settings, state: State) -> str:
     if resolution.token.version is None:
         return "not known: the token was not seen in Supabase"
     if state is State.EXPIRED:
-        return "at its next run: the token has expired"
+        return "at the next run of the rotation: the token has expired"
     due = due_at(resolution.token, settings.refresh_after)
     return f"due {'from' if due > resolution.now else 'since'} {in_both_zones(due)}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Masks:
-    """The lines that the runner masks in this step. The runner gets each line once. The repr shows no line."""
+    """The lines that the runner masks in this step. The runner gets each line once. The repr hides the lines."""
 
     def __init__(self) -> None:
         self._lines: set[str] = set()
@@ -27,7 +27,7 @@ class Masks:
     def add(self, secret: str) -> list[str]:
         """Return the lines of ``secret`` that are not masked yet, without empty lines. The runner masks line by line.
 
-        The returned lines count as masked from then on, so the caller must give them to the runner.
+        The caller must give the returned lines to the runner, because a later call does not return the same lines.
         """
         lines = dict.fromkeys(line for line in secret.splitlines() if line.strip() and line not in self._lines)
         self._lines.update(lines)

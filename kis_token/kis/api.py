@@ -27,22 +27,23 @@ if TYPE_CHECKING:
     from kis_token.kis.session import Credentials, Response, Session
     from kis_token.token import AppKey
 
-#: The time limits of a tokenP call and of a quotation, in seconds. A quotation gets less, as no token depends on it.
+#: The time limits of a tokenP call and of a request for a quotation, in seconds. The limit for a quotation is shorter,
+#: because no token depends on the quotation.
 ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
 #: The seconds of the caller's time that are kept for storing KIS's answer.
 STORE_SECONDS = 3.0
-#: The largest answer, in bytes. A real answer contains only a token or a code.
+#: The largest accepted answer, in bytes. KIS's answers are much smaller: they contain a token or an error code.
 LARGEST_ANSWER = 64 * 1024
 
-#: The longest lifetime of a token. A longer lifetime counts as unreadable. KIS's longest lifetime is 90 days, for
-#: partner companies.
+#: The longest accepted lifetime of a token. If an answer has a longer lifetime, the code treats the lifetime as
+#: unreadable. The longest lifetime of tokens at KIS is 90 days, for partner companies.
 LONGEST_LIFETIME = timedelta(days=3650)
 
 RATE_LIMITED = "EGW00133"
 #: KIS's codes for a rejected token: not valid, not found, expired.
 TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
-#: KIS's code for too many calls in one second. KIS does not execute a call that gets this code.
+#: KIS's code for too many calls in one second. KIS does not execute a call that KIS answers with EGW00201.
 TOO_MANY_CALLS = "EGW00201"
 _CODE = re.compile(r"EGW\d{5}", re.ASCII)
 
@@ -71,8 +72,8 @@ class KISIssuer:
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
         """Issue a token by exactly one tokenP call.
 
-        ``now`` is used only if the answer has no readable end of the token. ``may_send`` is called right before the
-        request leaves, when the connection is ready. If ``may_send`` returns False, the method raises TooLate. After
+        ``now`` is used only if the answer has no readable expiry time. ``may_send`` is called immediately before the
+        request is sent, when the connection is ready. If ``may_send`` returns False, the method raises TooLate. After
         TooLate the connection is kept, because a new connection could make the next call too late as well.
 
         Raises IssuerRefused, IssuerRateLimited and IssuerOutage. ``sent`` of an IssuerOutage is True if KIS may have
@@ -82,10 +83,10 @@ class KISIssuer:
         return parse_issue_answer(answer, app_key, self.environment, now)
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """Check ``token`` by one request for a quotation.
+        """Check ``token`` by one request for a quotation (a share's price).
 
-        Returns None if KIS accepts the token, and the EGW code if KIS rejects the token. If the quotation fails for
-        another reason, the method raises IssuerOutage: the failure shows nothing about the token.
+        Returns None if KIS accepts the token, and the EGW code if KIS rejects the token. If the request fails for
+        another reason, the method raises IssuerOutage, because the failure does not show whether KIS accepts the token.
         """
         from kis_token.kis.session import Credentials
 
@@ -136,7 +137,7 @@ class KISIssuer:
         return True
 
     def greet(self) -> None:
-        """Check by a request without effect that the host answers. Raises IssuerOutage if the host does not answer."""
+        """Send a request that changes nothing. Raises IssuerOutage if the host does not answer."""
         self._send("HEAD", "/", min(VERIFY_SECONDS, self._left()))
 
     def _post(
@@ -212,9 +213,9 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
     """Return the token of tokenP's answer.
 
     The token's end is the earlier of two times: the end in the JWT's claims and ``access_token_token_expired`` (Korea
-    time). If neither of the two times can be read, ``now`` plus ``expires_in`` is the end. ``expires_in`` is the last
-    choice: if KIS returns an older token again, the time from which ``expires_in`` counts is unknown. Raises
-    IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
+    time). If neither the claims nor ``access_token_token_expired`` can be read, the end is ``now`` plus ``expires_in``.
+    ``expires_in`` is the last choice: if KIS returns an older token again, the time from which ``expires_in`` counts is
+    unknown. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Connections to KIS for urllib3, which call ``may_send`` before a request leaves, and which print nothing.
+"""Connections to KIS for urllib3, which call ``may_send`` before they send a request, and which print nothing.
 
 A request belongs to an `Exchange`, which the connection finds in the context of its thread.
 """
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy
 
-#: The base class of urllib3's errors. The package requests may pass on an error of this class unchanged.
+#: The base class of urllib3's errors. The package `requests` does not convert every error of urllib3 into its own
+#: class.
 TransportError = HTTPError
 
 
@@ -40,9 +41,10 @@ TransportError = HTTPError
 class Exchange:
     """One request and its answer, through ``proxy`` if there is one.
 
-    ``may_send`` is called right before the request leaves, when the connection is ready. If ``may_send`` returns False,
-    nothing is sent, ``was_late`` becomes True, and the answer has status 0. A connection that sent nothing can be used
-    again. ``trouble`` is the reason for a failed connection if urllib3's error is less exact.
+    ``may_send`` is called immediately before the request is sent, when the connection is ready. If ``may_send`` returns
+    False, nothing is sent, ``was_late`` becomes True, and the answer has status 0. A connection that sent nothing can
+    be used again. If a connection fails and urllib3's error does not show the exact reason, ``trouble`` has this
+    reason.
     """
 
     attempt: Attempt
@@ -68,13 +70,13 @@ _EXCHANGE: ContextVar[Exchange] = ContextVar("_EXCHANGE")
 
 
 def begin(exchange: Exchange) -> None:
-    """Make the requests of this thread belong to ``exchange``."""
+    """Set ``exchange`` as the `Exchange` of the next requests of this thread."""
     _EXCHANGE.set(exchange)
 
 
 @cache
 def guarded(pool: type[Any]) -> type[Any]:
-    """Return a subclass of urllib3's class ``pool``. The subclass makes guarded connections."""
+    """Return a subclass of urllib3's class ``pool``. The subclass makes connections of the class `_Guarded`."""
     members = {"ConnectionCls": type("GuardedConnection", (_Guarded, pool.ConnectionCls), {}), "QueueCls": _Kept}
     return type("GuardedPool", (pool,), members)
 
@@ -105,17 +107,17 @@ class _Kept(deque[Any]):
 
 
 class _Answer(FinalResponse):
-    """An answer whose unreadable headers are not logged."""
+    """An answer that drops the headers that cannot be parsed, so that urllib3 does not log these headers."""
 
     def begin(self) -> None:
         super().begin()
-        # urllib3 logs unreadable headers. Unreadable headers may quote the request.
+        # urllib3 logs headers that it cannot parse. Such headers may contain parts of the request.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
 
 class _Guarded(HTTPConnection):
-    """A connection that calls ``may_send`` before a request leaves, and that ignores http.client's debug level."""
+    """A connection that calls ``may_send`` before it sends a request, and that ignores http.client's debug level."""
 
     debuglevel = 0
     response_class = _Answer
@@ -124,8 +126,8 @@ class _Guarded(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether the connection can be used again."""
-        # urllib3 counts a readable connection as closed. An unused TLS connection is readable when the server has sent
-        # session tickets.
+        # If a connection has received data, urllib3 treats the connection as closed. A TLS connection without a request
+        # has received data if the server has sent session tickets.
         return super().is_connected or (self.sock is not None and self._is_unsent and self._is_open())
 
     def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's

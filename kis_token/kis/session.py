@@ -44,14 +44,14 @@ LARGEST_ANSWER = 16 * 1024 * 1024
 #: The type of KISClient's answers, for modules that need only the type.
 Response = requests.Response
 
-#: A complete request, except for its token.
+#: A prepared request. Only the token is missing.
 Prepared = requests.PreparedRequest
 
 #: Headers of each call of the API, unless the caller gives other values. With custtype P, the customer is a person.
 USUAL_HEADERS = {"content-type": "application/json; charset=utf-8", "custtype": "P"}
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110: a method's or a header's name
-_VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # one line of latin-1 that does not begin with a blank
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # The name of a method or of a header (RFC 9110).
+_VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # One line of latin-1 that does not begin with a blank.
 _PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x7f]*)?")
 
 
@@ -104,10 +104,10 @@ class Session:
     ) -> Response:
         """Send ``request`` and return the whole answer, with any HTTP status, within ``seconds``.
 
-        No redirect is followed. ``may_send`` is called right before the request leaves, when the connection is ready.
-        If ``may_send`` returns False, the method raises TooLate, and the next call uses the same connection.
+        No redirect is followed. ``may_send`` is called immediately before the request is sent, when the connection is
+        ready. If ``may_send`` returns False, the method raises TooLate, and the next call uses the same connection.
         ``largest`` is the largest answer in bytes. Raises IssuerOutage. ``sent`` of an IssuerOutage is True if a part
-        of the request may have left.
+        of the request may have been sent.
         """
         # A request over plain http goes only to this machine. A plain request uses no proxy, because a proxy would see
         # the keys.
@@ -194,7 +194,7 @@ def prepare(
 
 
 def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:
-    """Raise ValueError or TypeError if an argument may not be sent. The text names the argument and quotes no value."""
+    """Raise ValueError or TypeError if an argument may not be sent. The error names the argument, not its value."""
     _check("method", method, _NAME, "the name of an HTTP method")
     _check("path", path, _PATH, "a path, which begins with one slash and has no '//', '@', '#', '\\' or blank")
     if not isinstance(headers, Mapping):
@@ -227,7 +227,7 @@ def _open() -> requests.Session:
 
 
 class _Adapter(HTTPAdapter):
-    """Makes requests use the guarded connections."""
+    """An adapter with which the package ``requests`` uses the connections of `guarded`."""
 
     def init_poolmanager(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's
         super().init_poolmanager(*arguments, **named)
@@ -239,7 +239,7 @@ class _Adapter(HTTPAdapter):
 
 
 def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager of urllib3
-    """Make the manager's pools use guarded connections."""
+    """Make the pools of ``manager`` use the connections of `guarded`."""
     manager.pool_classes_by_scheme = {name: guarded(pool) for name, pool in manager.pool_classes_by_scheme.items()}
 
 

@@ -26,7 +26,7 @@ LARGEST_FILE = 64 * 1024
 
 
 class FileCache:
-    """One token in one file. `read` also accepts the flat JSON file that the guide's code writes."""
+    """One token in one file. `read` also accepts the flat JSON file of clients for the guide (docs/migrating.md)."""
 
     def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
         self._path = path

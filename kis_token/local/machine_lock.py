@@ -1,8 +1,8 @@
-"""The lock for this user's processes that issue without the store, and a note of the time of the next allowed call.
+"""The lock and the not-before time for this user's processes that issue without the store.
 
-Only one process at a time issues for an app key. After a call, no process issues for this app key for about a minute.
-Lock and note do not depend on the cache. Each app key has two files in a private folder of the machine. These files
-contain no token.
+Only one process at a time issues for an app key. After a call, no process issues for this app key for about a minute,
+until the not-before time. The lock and the not-before time do not depend on the cache. Each app key has a file for the
+lock and a file for the not-before time, in a private folder of the machine. The two files contain no token.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class LocalMachine:
-    """Keeps lock and note in the first of ``folders`` that is private to this user or can be made private.
+    """Keeps lock and not-before time in the first of ``folders`` that is private to this user or can be made private.
 
-    The folders are checked only when the lock or the note is used.
+    The folders are checked only when the lock or the not-before time is used.
     """
 
     def __init__(self, folders: Callable[[], Iterable[Path]]) -> None:
@@ -62,9 +62,9 @@ class LocalMachine:
         raise EnvironmentFault("no-private-folder", message) from cause
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """Return the noted time, or None if there is no note.
+        """Return the stored not-before time, or None if no such time is stored.
 
-        Before the noted time, no caller on this machine calls KIS without the store.
+        Before the not-before time, no caller on this machine calls KIS without the store.
         """
         try:
             return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
@@ -72,7 +72,7 @@ class LocalMachine:
             return None
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
-        """Note ``until`` as the time that `not_before` returns. Raises EnvironmentFault ``no-private-folder``."""
+        """Store ``until`` as the not-before time. Raises EnvironmentFault ``no-private-folder``."""
         mark = self._mark(app_key_id)
         try:
             mark.touch(mode=0o600)
@@ -82,7 +82,7 @@ class LocalMachine:
             raise EnvironmentFault("no-private-folder", message) from error
 
     def _mark(self, app_key_id: str) -> Path:
-        """Return the path of the note: an empty file whose modification time is the noted time.
+        """Return the path of an empty file whose modification time is the not-before time.
 
         Even a full disk can hold an empty file.
         """
@@ -108,10 +108,10 @@ class LocalMachine:
 
 
 def local_machine() -> LocalMachine:
-    """Return this machine, with lock and note in the user's cache folder.
+    """Return this machine, with lock and not-before time in the user's cache folder.
 
-    If the user's cache folder is not private, lock and note are in a private folder below the system's temporary
-    folder.
+    If the user's cache folder is not private, lock and not-before time are in a private folder below the system's
+    temporary folder.
     """
     return LocalMachine(_usual_folders)
 

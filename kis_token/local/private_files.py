@@ -26,7 +26,7 @@ def write_private(path: Path, content: bytes) -> None:
     with suppress(FileNotFoundError):
         kind = path.lstat().st_mode
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            raise OSError("a device")  # as root, the rename below would replace a device such as /dev/null
+            raise OSError("a device")  # If root runs this, `replace` would replace a device such as /dev/null.
     # The new file has mode 0600 from the start. If the path is a symbolic link, the rename replaces the link.
     new = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
     try:
@@ -50,7 +50,7 @@ def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, 
     for pause in pauses:
         try:
             rename(target)
-        except PermissionError:  # noqa: PERF203 - few attempts, and each one waits
+        except PermissionError:  # noqa: PERF203 - the loop has few attempts, with a pause after each
             time.sleep(pause)
         else:
             return

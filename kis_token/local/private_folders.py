@@ -29,8 +29,8 @@ def _is_open_to_all(folder: Path) -> bool:
     try:
         mode = folder.stat().st_mode
     except OSError:
-        return False  # the folder does not exist yet
-    # In a sticky folder, only the owner of an entry can replace the entry.
+        return False  # The folder does not exist yet.
+    # In a folder with the sticky bit, only the owner of an entry can replace the entry.
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
@@ -44,7 +44,7 @@ def open_private(path: Path) -> Path:
     status = folder.stat()
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"{folder} belongs to another user")
-    if is_writable_by_others(status):  # even in a sticky folder, other users could add files
+    if is_writable_by_others(status):  # even if the folder has the sticky bit, other users could add files
         raise PermissionError(errno.EPERM, f"other users may write {folder}")
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, f"this user may not write {folder}")
@@ -55,13 +55,14 @@ def walk(path: Path, *, make: bool = False) -> Path:
     """Go from the root down to the folder ``path``, check each step, and return the path without links.
 
     Each folder and each symbolic link on the path must belong to root or to this user. If a folder's group or all users
-    may write the folder, the folder must be sticky: in a sticky folder, only the owner of an entry or of the folder can
-    rename or remove the entry. So only this user and root can change the target of the returned path, during the check
-    and later, when an import or a child process uses the path.
+    may write the folder, the folder must have the sticky bit: in such a folder, only the owner of an entry or of the
+    folder can rename or remove the entry. Therefore only this user and root can change the target of the returned path:
+    not only during the check, but also later, when an import or a child process uses the path.
 
     Each step starts at the handle of the previous folder, and each folder is checked by its own handle. If ``make`` is
-    true, a missing folder is made with mode 0700, below checked folders. On Windows, modes do not show access, so this
-    function only resolves the symbolic links. Access control lists that no mode shows (NFSv4, macOS) are not checked.
+    true, a missing folder is made with mode 0700, after the check of the folder above it. On Windows, modes do not show
+    access, so this function only resolves the symbolic links. Access control lists that no mode shows (NFSv4, macOS)
+    are not checked.
 
     Raises OSError. The error's ``strerror`` names the folder and the reason.
     """

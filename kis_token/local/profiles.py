@@ -131,9 +131,10 @@ def write_profile(profile: Profile, key: str) -> Path:
 def find_additions(env: Mapping[str, str]) -> Additions | None:
     """Return the variables that a profile adds to ``env``, or None if the profile does not exist.
 
-    The caller has already checked `needs_profile`. URL and key must belong to one project. So if ``env`` has only a URL
-    or only a key, the profile adds the other value only if the given value is that of the profile. If ``env`` has no
-    environment, the profile adds its environment. If ``env`` also has no slot, the profile adds its slot.
+    The caller has already checked `needs_profile`. URL and key must belong to one project. If ``env`` has a URL and no
+    key, the profile adds its key only if the profile has the same URL. If ``env`` has a key and no URL, the profile
+    adds its URL only if the profile has the same key. If ``env`` has no environment, the profile adds its environment.
+    If ``env`` has no environment and no slot, the profile also adds its slot.
 
     If no profile has the name in KIS_PROFILE, raises SettingsError ``profile-unknown``. If the profile cannot be read,
     raises SettingsError ``profile-unusable``.

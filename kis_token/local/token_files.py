@@ -38,8 +38,8 @@ def export(
     """Write the files of ``settings.token_files``, and return their paths.
 
     ``env`` names the clients' folders (HOME or USERPROFILE, XDG_CACHE_HOME, KIS_CLI_HOME). ``now`` is the machine's
-    time, because one client has a file for each local day. Raises EnvironmentFault ``export-failed`` if a file cannot
-    be read or written. If a file's name needs the app key and no app key is known, raises KisTokenError
+    time, because KIS's own samples have a file for each local day. Raises EnvironmentFault ``export-failed`` if a file
+    cannot be read or written. If a file's name needs the app key and no app key is known, raises KisTokenError
     ``missing-app-key`` before any file is written.
     """
     asked = _Asked(token, app_key, settings, env, now)
@@ -77,9 +77,9 @@ class _Asked:
 def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
     """Make the files of KIS's own samples: one file for each local day, with the token's end in local time.
 
-    The samples compare the end with local time without a zone. If the clocks are set back within an hour after the
-    token's end, the file shows an end that is an hour earlier. So an expired token does not look valid in the repeated
-    hour.
+    The samples compare the end with local time without a zone. When clocks are set back, local time has the same hour
+    twice. If the clocks are set back within an hour after the token's end, the file shows an end that is an hour
+    earlier. Without this correction, the samples would use the expired token in the second of these hours.
     """
     expires_at = asked.token.expires_at
     valid = min(_local(expires_at), _local(expires_at + _HOUR) - _HOUR)
@@ -90,7 +90,7 @@ def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
-    """Make the file of python-kis with keep_token: KIS's answer, in a file that is named after the account."""
+    """Make the file with KIS's answer that python-kis reads if ``keep_token`` is set, with a name for the account."""
     if asked.app_key is None:
         raise KisTokenError(
             "missing-app-key", "python-kis's token file is named after app key and secret, which are unknown"

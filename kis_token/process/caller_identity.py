@@ -1,4 +1,4 @@
-"""Facts about the caller that few runs need: withheld secrets, the cache folder, and the request for ID tokens."""
+"""Facts that few runs need: whether GitHub withholds secrets, the cache folder, and the request for ID tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def are_secrets_withheld(env: Mapping[str, str]) -> bool:
         head, base = event["pull_request"]["head"]["repo"], event["pull_request"]["base"]["repo"]
         return head is None or bool(head["full_name"] != base["full_name"])  # head is None if the fork was deleted
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # without a readable event, the general message about missing secrets is shown
+        return False  # if the event's data cannot be read, the general message about missing secrets is shown
 
 
 def user_cache_folder() -> Path | None:
@@ -66,7 +66,7 @@ class IDTokenRequest:
 
     @staticmethod
     def find(env: Mapping[str, str]) -> IDTokenRequest | None:
-        """Return the request of this job; None if the job lacks the permission or if the address is not safe."""
+        """Return this job's request for ID tokens; None if the job lacks the permission or the address is not safe."""
         url, bearer = env.get("ACTIONS_ID_TOKEN_REQUEST_URL", ""), env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "")
         return IDTokenRequest(url, bearer) if bearer and _is_safe(url) else None
 
@@ -78,6 +78,6 @@ def _is_safe(url: str) -> bool:
         host, _ = parts.hostname, parts.port  # .port raises ValueError if the port is not a number
     except ValueError:
         return False
-    if "@" in parts.netloc or not host:  # the text before "@" is a user's name that can look like a host
+    if "@" in parts.netloc or not host:  # in a URL, a user's name before "@" can look like a host
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and host in ("127.0.0.1", "localhost"))

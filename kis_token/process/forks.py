@@ -18,12 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The longest time, in seconds, that a fork waits for the blocks of `no_fork`.
+#: The longest time, in seconds, for which a fork waits until all `no_fork` blocks have ended.
 LONGEST_WAIT = 5.0
 
 
 class _Gate:
-    """Counts the threads in blocks of `no_fork`. A fork waits until the count is 0."""
+    """Counts the threads that are in `no_fork` blocks. A fork waits until the number of such threads is 0."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -35,7 +35,8 @@ class _Gate:
 
     def leave(self) -> None:
         with self._changed:
-            self._inside = max(self._inside - 1, 0)  # in a child that was forked within a block, the count is 0 already
+            # In a child that was forked within a `no_fork` block, the number is 0 already.
+            self._inside = max(self._inside - 1, 0)
             self._changed.notify_all()
 
     def before_fork(self) -> None:
@@ -47,10 +48,10 @@ class _Gate:
         self._changed.release()
 
     def after_in_child(self) -> None:
-        self.__init__()  # type: ignore[misc]  # a child has one thread, so its count begins at 0
+        self.__init__()  # type: ignore[misc]  # a child begins with one thread, which is in no `no_fork` block
 
 
-_GATE = _Gate()  # each process has its own gate, because a fork copies the process
+_GATE = _Gate()  # Each process has its own object, because a fork copies the process.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_GATE.before_fork, after_in_parent=_GATE.after_in_parent, after_in_child=_GATE.after_in_child
@@ -61,8 +62,8 @@ if hasattr(os, "register_at_fork"):
 def no_fork() -> Iterator[None]:
     """If another thread forks, make the fork wait for the end of the block. The block must be short.
 
-    Several threads can be in such blocks at the same time. Imports must be in a block. Calls in which OpenSSL holds
-    locks (making a context, and a handshake) must be in a block, too.
+    Several threads can be in `no_fork` blocks at the same time. An import must be in a `no_fork` block. A call in which
+    OpenSSL holds locks (to make an SSL context, or for a TLS handshake) must also be in a `no_fork` block.
     """
     _GATE.enter()
     try:

@@ -21,10 +21,10 @@ _BEFORE: dict[int, Any] = {}
 def interruptible(handler: Callable[..., object] = signal.default_int_handler) -> Iterator[None]:
     """Call ``handler`` on SIGINT, SIGTERM and SIGBREAK in the block; the default handler raises KeyboardInterrupt.
 
-    Without this function, Python raises KeyboardInterrupt on SIGINT alone, and not at all if SIGINT is ignored. A
-    runner that was started by ``nohup ./run.sh &`` ignores SIGINT, and so do the runner's children. The end of the
-    block restores the previous handlers. Outside of the main thread the block has no effect, because only the main
-    thread can set handlers.
+    Without this function, Python raises KeyboardInterrupt only for SIGINT. If SIGINT is ignored, Python never raises
+    KeyboardInterrupt. A runner that was started by ``nohup ./run.sh &`` ignores SIGINT, and so do the runner's
+    children. The end of the block restores the previous handlers. Outside of the main thread the block has no effect,
+    because only the main thread can set handlers.
     """
     for name in filter(lambda name: hasattr(signal, name), _NAMES):
         number = getattr(signal, name)
@@ -37,6 +37,6 @@ def interruptible(handler: Callable[..., object] = signal.default_int_handler) -
 
 
 def restore() -> None:
-    """Restore the previous handlers. A process calls this function also before exec replaces its program."""
+    """Restore the previous handlers. A process must also call this function before exec replaces its program."""
     while _BEFORE:
         signal.signal(*_BEFORE.popitem())

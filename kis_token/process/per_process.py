@@ -1,4 +1,4 @@
-"""Values that a forked child makes again, because a forked child must not use the parent's connections."""
+"""Values that each process has for itself, because a forked child must not use the parent's connections."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class PerProcess(Generic[_Value]):
         if value is None:
             value = self._values.setdefault(process, self._make())
             for other in set(self._values) - {process}:
-                self._values.pop(other, None)  # the parent's value, which refers to the parent's connections
+                self._values.pop(other, None)  # the parent process's value refers to its connections
         return value

@@ -37,7 +37,8 @@ _NAMES = {
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the secrets in ``env`` that the log must mask. The settings in ``env`` may be invalid.
 
-    The result has each secret as it was given. If `pasted` changes the secret, the result also has the cleaned secret.
+    The result has each secret as it was given. If the function `pasted` cleans a secret, the result also has the
+    cleaned secret.
     """
     found = []
     for setting, variables in SECRETS.items():

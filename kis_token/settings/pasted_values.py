@@ -12,9 +12,9 @@ import re
 from datetime import timedelta
 
 LONGEST_KEY = 8192
-#: The lengths of KIS's app keys and secrets. KIS may change these lengths, so a caller uses a key of another length,
-#: with a warning. kis-token set-keys does not store a key of another length, because the user may have copied only a
-#: part of the key.
+#: The lengths of KIS's app keys and secrets. KIS may change the lengths of new keys. Therefore a caller also uses a key
+#: of another length, with a warning. kis-token set-keys does not store a key of another length, because the user may
+#: have copied only a part of the key.
 APP_KEY_LENGTH, APP_SECRET_LENGTH = 36, 180
 
 MASKED = "has asterisks or dots in it, as a masked value has"
@@ -33,7 +33,8 @@ _ABSENT = {"null", "none", "undefined", "nil", "nan", "(null)", "(none)", "<nil>
 
 #: The marks that replace hidden characters in a masked value.
 _MASKS = ("***", "...", "\u2022", "\u25cf", "\u00b7", "\u2219", "\u2026")
-#: The longest placeholder, in characters. A longer text may be a key that contains a placeholder's word by chance.
+#: The longest placeholder, in characters. A text with more characters may be a key that contains a word such as "your-"
+#: by chance.
 _LONGEST_PLACEHOLDER = 63
 
 # These patterns are strings, which `re` compiles at their first use. Few runs need the patterns, and to compile all
@@ -44,7 +45,7 @@ _ASSIGNMENT = (
     r"""(?ais)(?:(?:export|set|env|const|let|var)\s+|\$env:)?(?P<quote>["']?)(?P<name>[a-z_][\w.-]{0,62})(?P=quote)"""
     r"""\s*(?:=(?!=)\s*|:\s+|:(?=["']))(?P<value>[^=\s].*)"""
 )
-#: Words in the names of variables that hold keys and URLs. No key begins with one of these words.
+#: Words in the names of variables that hold keys and URLs. No key begins with a word from _NAME_WORD.
 _NAME_WORD = r"(?i)key|sec|url|token|supabase|kis|app"
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
@@ -54,7 +55,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def unwrapped(text: str) -> str:
     """Return ``text`` without surrounding blanks, invisible characters and quotes.
 
-    Return "" for a word such as null.
+    If ``text`` is a word for a missing value, such as null, return "".
     """
     text = text.strip()
     while len(text) <= LONGEST_KEY:
@@ -69,7 +70,7 @@ def pasted(text: str) -> str:
     """Return a key or URL like `unwrapped`, but also cut off the texts that users often copy with a key or URL.
 
     The cut texts are a variable's name or ``Bearer`` at the beginning, and a comment, a comma or an escaped line break
-    at the end. No key and no URL begins or ends with one of these texts.
+    at the end. No cut text can be a part of a key or URL.
     """
     while not _is_bare(text) and len(text) <= LONGEST_KEY:
         inner = _one_less(text)
@@ -80,7 +81,7 @@ def pasted(text: str) -> str:
 
 
 def _one_less(text: str) -> str:
-    """Cut off the outermost text of those that `pasted` cuts off, and return the rest."""
+    """Return ``text`` without its outermost addition: a variable's name, quotes, ``Bearer`` or a text at the end."""
     text = _trimmed(text)
     assignment = re.fullmatch(_ASSIGNMENT, text)
     if assignment is not None and re.search(_NAME_WORD, assignment["name"]):
@@ -99,7 +100,7 @@ def _without_comment(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether ``text`` is certainly a value without additions. Only the end of ``text`` may have "="."""
+    """Whether ``text`` certainly has no part that `pasted` cuts off. Only the end of ``text`` may have "="."""
     return is_one_word(text) and not set(text.rstrip("=")) & set("=,;\\")
 
 
@@ -150,7 +151,7 @@ def payload_of(jwt: str) -> str:
 
 
 def parse_claims(value: str) -> dict[str, object]:
-    """Return the claims of a JWT, or an empty dict for any other value. The signature is not checked.
+    """Return the claims of a JWT, or an empty dict if the value is not a JWT. The signature is not checked.
 
     KIS documents neither the form nor the claims of its tokens, so callers must work without them.
     """
@@ -192,12 +193,12 @@ def _find_defect(value: str) -> str:
 
 
 def unusual_lengths(key: str, secret: str) -> str:
-    """Return a text about each length that differs from KIS's. Return "" if both lengths are KIS's."""
+    """Return a text about each unusual length of app key and secret, or "" if both have the length that KIS uses."""
     return "; ".join(said for _, said in find_length_faults(key, secret, ("the app key", "the app secret")))
 
 
 def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tuple[str, str]]:
-    """Return an error code and a message for each value whose length differs from KIS's. Skip an empty value.
+    """Return an error code and a message for each value whose length differs from KIS's keys. Skip an empty value.
 
     ``names`` are the names of key and secret in the messages.
     """
@@ -213,7 +214,7 @@ def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tu
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """Return the sum of the numbers with the units s, m, h and d, as in 1h30m. Return None for any other text."""
+    """Return the sum of the numbers with the units s, m, h and d, as in 1h30m; None if ``text`` is no duration."""
     if _DURATION.fullmatch(text) is None:
         return None
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
@@ -221,7 +222,7 @@ def parse_duration(text: str) -> timedelta | None:
 
 
 def parse_encryption_key(text: str) -> bytes | None:
-    """Return the 32 bytes of a key in standard or URL-safe base64. Return None for any other text."""
+    """Return the 32 bytes of a key in standard or URL-safe base64, or None if ``text`` is not such a key."""
     try:
         key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:

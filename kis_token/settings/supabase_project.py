@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from kis_token.settings.pasted_values import MASKED, NOT_ONE_WORD, is_masked, is_one_word, is_placeholder, parse_claims
 
 # These patterns are strings, which `re` compiles at their first use, because few runs need them.
-#: The addresses that contain the name of a Supabase project. This name has twenty lower-case letters.
+#: The addresses that contain the name of a Supabase project. The name of a project has twenty lower-case letters.
 _PROJECT = (
     r"(?ai)(?:(?:[a-z]+:/{0,3})*(?:[^@/?#]*@)?|postgres(?:ql)?://.*@)(?:db\.)?(?P<ref>[a-z]{20})"
     r"(?:\.(?:functions|storage|realtime))?\.supabase\.com?\.?(?::\d*)?(?:[/?#].*)?"
@@ -27,8 +27,8 @@ class SupabaseKey:
     """A key of a Supabase project, in two parts. The two parts of a key with write access are equal.
 
     A read-only key has two different parts. Supabase's gateway reads the part ``gateway``, which is the public key.
-    PostgREST reads the part ``bearer``, which is a JWT of the role ``kis_token_reader``. The setting has both parts,
-    with a blank between them. The repr shows no part.
+    PostgREST reads the part ``bearer``, which is a JWT of the role ``kis_token_reader``. The setting supabase-key
+    has ``gateway`` and ``bearer``, with a space between the two. The repr does not show the key.
     """
 
     # This class is not a dataclass, because each dataclass makes the fast path a millisecond slower.
@@ -51,7 +51,7 @@ class SupabaseKey:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The two parts of a read-only key, or the one part of another key."""
+        """Both parts of a read-only key. For a key with two equal parts, only one of the parts."""
         return (self.gateway, self.bearer) if self.reads_only else (self.gateway,)
 
     def headers(self) -> dict[str, str]:
@@ -74,7 +74,7 @@ def parse_url(text: str) -> str | None:
     if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
         return None
     try:
-        parts.hostname.encode("idna")  # a connection encodes the name in the same way, and would raise the same error
+        parts.hostname.encode("idna")  # A connection also encodes the host's name, and would raise a UnicodeError.
     except UnicodeError:
         return None
     return re.sub(r"\.(?=:|\Z)", "", f"{parts.scheme}://{parts.netloc.lower()}")
@@ -94,7 +94,7 @@ def parse_project_url(text: str) -> str | None:
 
 
 def _cloud_project(url: str) -> str:
-    """Return the name of the supabase.co project with this URL. Return "" for any other URL."""
+    """Return the name of the supabase.co project with this URL, or "" if ``url`` is not the URL of such a project."""
     name = url.removeprefix("https://").removesuffix(".supabase.co")
     is_name = len(name) == 20 and name.isascii() and name.isalpha() and name.islower()
     return name if is_name and url == f"https://{name}.supabase.co" else ""
@@ -142,14 +142,16 @@ def _find_shape_fault(url: str) -> str:
         origin = parse_url(f"{parts.scheme}://{parts.netloc}")
     except ValueError:
         origin = None
-    return f"has more after the host; the URL without it is {origin}" if origin else "is not a URL that can be used"
+    if not origin:
+        return "is not a URL that can be used"
+    return f"has a text after the host; the URL without this text is {origin}"
 
 
 def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
-    """Check ``words`` as a key of the project at ``url``. Return the fault as code and message, or None.
+    """Check the value of supabase-key for the project at ``url``. Return the fault as code and message, or None.
 
-    A key with write access is one word. A read-only key is two words: the public key for the gateway, and a JWT with a
-    role.
+    ``words`` is the value, split at blanks. The value of a key with write access has one word. The value of a read-only
+    key has two words: the public key for the gateway, and a JWT with a role.
     """
     if len(words) > 1 and _is_public(words[-1]):
         return "anon-supabase-key", "supabase-key is the project's public key"

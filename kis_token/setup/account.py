@@ -36,15 +36,15 @@ _LARGEST_SAMPLE = 65536
 def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> None:
     """Store app key and secret if the slot lacks them. Ask before a different stored key is replaced.
 
-    If the user is absent and no key is given, raises KisTokenError ``missing-app-key``. Also raises the errors of the
-    store.
+    With ``--yes``, if no key is given, raises KisTokenError ``missing-app-key``. Also raises the errors of the store.
     """
     dialogue, vault = setup.dialogue, make_vault(settings.encryption_keys)
     given, stored = given_app_key(settings), None
     try:
         stored = stored_app_key(store.read(settings.service_name), settings, vault)
     except StoreMisconfigured as error:
-        dialogue.warn(f"warning: {error.brief}")  # one half is missing, or key and secret are swapped
+        # Only the app key or only the app secret is stored, or the stored key and secret are swapped.
+        dialogue.warn(f"warning: {error.brief}")
     place = f"{settings.service_name} ({settings.environment})"
     if stored is not None and given in (None, stored):
         dialogue.report("ok", "app key", f"stored for {place}")
@@ -72,7 +72,7 @@ def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> No
 def _ask(setup: Setup, settings: Settings) -> AppKey:
     """Ask for app key and secret until KIS accepts them."""
     sample = find_sample(setup, settings.environment)
-    enter = f" (Enter for the one of {sample[0]})" if sample is not None else " (or the path of a kis_devlp.yaml)"
+    enter = f" (Enter for the app key in {sample[0]})" if sample is not None else " (or the path of a kis_devlp.yaml)"
     while True:
         app_key = _ask_once(setup, settings, Question(f"KIS app key{enter}", is_secret=True), sample)
         try:
@@ -126,7 +126,10 @@ def _judge(app_key: AppKey, settings: Settings, setup: Setup) -> None:
 
 
 def _ask_for_last_day(setup: Setup) -> date:
-    """Ask for the last day of the keys at KIS. The default is a year from today, as if KIS had issued them today."""
+    """Ask the user for the last day on which KIS accepts the keys.
+
+    The default is a year from today, as if KIS had issued the keys today.
+    """
     now = setup.clock.now()
     default = default_last_day(now)
     if setup.dialogue.is_absent:
@@ -135,7 +138,7 @@ def _ask_for_last_day(setup: Setup) -> date:
     def check(answer: str) -> date:
         day = parse_last_day(answer.strip(), now) if answer.strip() else default
         if day is None:
-            raise Unfit("Enter a day as YYYY-MM-DD that has not passed.")
+            raise Unfit("Enter a day that has not passed, as YYYY-MM-DD.")
         return day
 
     return setup.dialogue.ask(Question(f"Last day of these keys at KIS, in Korea (Enter for {default})"), check)

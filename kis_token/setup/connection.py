@@ -28,15 +28,15 @@ _KEY_CODES = {
     "anon-supabase-key",
     "store-permission-denied",
 }
-#: After one of these errors of a request, the user is asked for another key. After any other error, the user is asked
-#: for another URL.
+#: If Supabase answers a request with an error from _REJECTED_KEY, the user is asked for another key. If the request
+#: fails with any other error, the user is asked for another URL.
 _REJECTED_KEY = {"store-key-rejected", "store-key-expired", "store-legacy-keys-disabled"}
 
 
 def connect(setup: Setup) -> Settings:
-    """Return settings with which the project answers. The project may lack its tables.
+    """Return settings with a URL and a key that the Supabase project accepts. The project may lack its tables.
 
-    Asks for URL and key until both are right. If URL or key is wrong and the user is absent, raises SettingsError or
+    Asks for URL and key until both are right. With ``--yes``, if URL or key is wrong, raises SettingsError or
     StoreError. If another setting is invalid, raises SettingsError.
     """
     wrong: set[str] = set()

@@ -1,4 +1,4 @@
-"""The user of ``kis-token init``: at a terminal, or absent with ``--yes``.
+"""The dialogue of ``kis-token init`` with the user. With ``--yes``, the user is absent and answers no question.
 
 The steps print only through this interface.
 """
@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: ok: no change was needed. new: this run made the change. kept: something different exists, and was not changed. todo:
-#: the user has to make the change. would: without --dry-run, this run would make the change. note: information.
+#: ok: no change was needed.
+#: new: this run made the change.
+#: kept: something different exists, and was not changed.
+#: todo: the user has to make the change.
+#: would: this run is a dry run; a run without --dry-run makes the change.
+#: note: this is only information.
 State = Literal["ok", "new", "kept", "todo", "would", "note"]
 
 _Answer = TypeVar("_Answer")
 
 
 class Unfit(Exception):
-    """The error for an answer that cannot be right.
+    """The error for a wrong answer of the user.
 
     The error's text is for the user, and does not repeat the answer.
     """
@@ -38,7 +42,7 @@ class Dialogue(Protocol):
 
     @property
     def is_absent(self) -> bool:
-        """Whether the user is absent, so that no step may ask a question."""
+        """Whether the user is absent, as with ``--yes``, so that no step may ask a question."""
 
     def report(self, state: State, what: str, said: str) -> None:
         """Show the result of one step, in one line."""
@@ -52,7 +56,7 @@ class Dialogue(Protocol):
     def ask(self, question: Question, check: Callable[[str], _Answer]) -> _Answer:
         """Ask until ``check`` accepts the answer, and return the value that ``check`` returns.
 
-        ``check`` raises Unfit or KisTokenError for an answer that cannot be right. The user sees the error.
+        If an answer is wrong, ``check`` raises Unfit or KisTokenError. The user sees the error.
         """
 
     def confirm(self, question: str, *, default: bool = False) -> bool:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def get_twice(setup: Setup, settings: Settings) -> list[tuple[State, str]]:
-    """Get the token twice, as any caller does. Return one line about each call, with the token's fingerprint.
+    """Get the token two times, each time in the same way as any other caller.
 
-    Raises KisTokenError.
+    Return one line about each call, with the token's fingerprint. Raises KisTokenError.
     """
     first, second = _get(setup, settings), _get(setup, settings)
     end = f"{first.token.expires_at.astimezone(KST):%Y-%m-%d %H:%M} KST"

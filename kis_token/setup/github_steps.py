@@ -41,7 +41,7 @@ def write_workflows(setup: Setup, settings: Settings) -> None:
 def find_public_key(setup: Setup, settings: Settings, there: str) -> str:
     """Return a public key that Supabase accepts: from a variable, from the repository (``there``) or from the user.
 
-    Raises KisTokenError if the user is absent and the key is missing or wrong.
+    With ``--yes``, if the key is missing or wrong, raises KisTokenError.
     """
     given = next(filter(None, (setup.env.get(name, "") for name in PUBLIC_KEYS)), "") or there
     if given or setup.dialogue.is_absent:
@@ -114,7 +114,7 @@ def set_repository_settings(setup: Setup, settings: Settings, repository: str | 
 
 
 def _is_to_be_set(setup: Setup, kind: Kind, name: str, value: str, before: str | None) -> bool:
-    """Whether this run must set the value. If it must not, reports the reason.
+    """Whether this run must set the value. If this run must not set the value, reports the reason.
 
     ``before`` is None if the name is not set yet.
     """

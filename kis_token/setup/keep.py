@@ -1,4 +1,4 @@
-"""The last step: keep URL, key and slot on this machine for the next terminal."""
+"""The last step: keep URL, key and slot on this machine, so that they need not be set in each new terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def keep_settings(setup: Setup, settings: Settings) -> None:
     """Keep the settings as a profile, in the place that the option ``keep`` or the user names.
 
     Asks before a profile with other settings is replaced. If the profile cannot be read or written, raises
-    SettingsError ``profile-unusable``. If only the keyring fails and the user is not absent, offers a private file.
+    SettingsError ``profile-unusable``. If the keyring fails, first asks the user whether to use a private file instead.
     """
     report, keep = setup.dialogue.report, setup.options.keep
     if setup.env.get("GITHUB_ACTIONS") or (keep is None and setup.dialogue.is_absent):
@@ -85,7 +85,7 @@ def _ask_for_place(setup: Setup) -> Choice:
             raise Unfit(f"Answer with {offer}.")
         return choice
 
-    prompt = f"Keep URL, key and slot on this machine for the next terminal? {offer} [{default}]"
+    prompt = f"Keep URL, key and slot on this machine for later commands? {offer} [{default}]"
     return setup.dialogue.ask(Question(prompt), check)
 
 

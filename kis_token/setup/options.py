@@ -38,9 +38,9 @@ class Setup:
     answers: dict[str, str] = field(default_factory=dict, repr=False)
 
     def settings(self, **answers: str) -> Settings:
-        """Read the settings from the variables, from all answers so far, and from ``answers``, which win.
+        """Read the settings from the variables and from all answers so far. ``answers`` take precedence.
 
-        The names of ``answers`` are names of inputs. Raises SettingsError.
+        The keyword arguments ``answers`` have the names of the action's inputs. Raises SettingsError.
         """
         return Settings.from_env({**self.env, **self.answers, **_inputs(answers)})
 
@@ -52,7 +52,7 @@ class Setup:
             return Path(text)
 
     def remember(self, **answers: str) -> None:
-        """Keep ``answers`` for the rest of the run. The names of ``answers`` are names of inputs."""
+        """Keep ``answers``, keyword arguments with the names of the action's inputs, for the rest of the run."""
         self.answers |= _inputs(answers)
 
 

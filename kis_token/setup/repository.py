@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.setup.options import Setup
 
-#: The time limit of one call of git, in seconds. These calls send no request.
+#: The time limit of one call of git, in seconds. No call of git uses the network.
 _GIT_SECONDS = 10
 
 #: The forms of a github.com repository's address that git can store.
@@ -75,11 +75,11 @@ def find_access(setup: Setup, settings: Settings, name: str) -> Access:
     """Return the access that jobs on the repository's default branch need, and the keys of the jobs' issuer.
 
     GitHub provides the repository's data and the keys. If GitHub does not show the repository, asks the user for
-    another name. If GitHub does not show the repository and the user is absent, raises GitHubError. For any other
-    failure of GitHub, raises GitHubError. Also raises KisTokenError ``invalid-caller``.
+    another name. With ``--yes``, if GitHub does not show the repository, raises GitHubError. For any other failure of
+    GitHub, raises GitHubError. Also raises KisTokenError ``invalid-caller``.
     """
     server = find_server(None, setup.env.get("GITHUB_API_URL", ""))
-    if server is None:  # cannot happen: the list accepts the issuer of each API
+    if server is None:  # cannot happen: `find_server` accepts the issuer of each API
         raise unfit("GITHUB_API_URL")
     return Access(_caller(setup, settings, name, server), fetch_keys(server.issuer))
 

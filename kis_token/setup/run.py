@@ -50,7 +50,7 @@ def run(setup: Setup) -> bool:
         if not _is_sound(setup, settings):
             return False
         lines = get_twice(setup, settings)
-        dialogue.tell(f"The {'first ' if lines[0][0] == 'new' else ''}token is there.\n")
+        dialogue.tell(f"The {'first ' if lines[0][0] == 'new' else ''}token is ready.\n")
     _set_up_repository(setup, settings, name, access)
     keep_settings(setup, settings)
     for state, said in lines:
@@ -93,7 +93,7 @@ def _is_sound(setup: Setup, settings: Settings) -> bool:
     is_sound = all(finding.state != "wrong" for finding in findings)
     if is_sound:
         number = sum(finding.state == "ok" for finding in findings)
-        setup.dialogue.report("ok", "check", f"{number} parts are in order; kis-token check lists them")
+        setup.dialogue.report("ok", "check", f"{number} checks passed; kis-token check lists them")
     else:
         setup.dialogue.warn(
             "No token was issued. Correct the lines that begin with wrong, and run kis-token init again."
@@ -110,7 +110,7 @@ def _set_up_repository(setup: Setup, settings: Settings, name: str | None, acces
     write_workflows(setup, settings)
     if settings.encryption_keys:
         setup.dialogue.tell(
-            "The stored values are sealed. Set the secret KIS_TOKEN_ENCRYPTION_KEY of the repository, and pass it to "
-            "both workflows: as the input encryption-key of the action, and under secrets: of the rotation."
+            "The stored values are sealed. Set the secret KIS_TOKEN_ENCRYPTION_KEY of the repository. Pass the secret "
+            "to the action as the input encryption-key, and to the workflow of the rotation in its list of secrets."
         )
     set_repository_settings(setup, settings, name)

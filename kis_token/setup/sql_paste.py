@@ -33,10 +33,12 @@ WARNING = (
 
 
 def ensure_sql(setup: Setup, settings: Settings, access: Access | None) -> bool:
-    """Return True when the project has tables, functions and ``access``. In a dry run, return False if any is missing.
+    """Return True when the project has tables, functions and ``access``.
+
+    In a dry run, returns False if the project lacks the tables, the functions or ``access``.
 
     If the project lacks a part, writes the SQL for this part into a file, tells the user where to paste the SQL, and
-    waits until the user has run the SQL. If the user is absent or does not run the SQL, raises StoreMisconfigured
+    waits until the user has run the SQL. With ``--yes``, or if the user does not run the SQL, raises StoreMisconfigured
     ``store-table-missing``. Raises EnvironmentFault if the file cannot be written.
     """
     dialogue = setup.dialogue
@@ -73,10 +75,10 @@ def _show(setup: Setup, settings: Settings, lacking: Lacking) -> None:
         raise EnvironmentFault("file-unwritable", f"The file {file} cannot be written ({error.strerror})") from error
     editor = dashboard_link(settings.supabase_url, "sql/new") or "the SQL editor of the project"
     copier = next((shown for name, shown in _COPIERS if shutil.which(name, path=setup.env.get("PATH"))), None)
-    copy = f"{copier} < {file}" if copier is not None else f"open {file}, select all of it, and copy it"
+    copy = f"{copier} < {file}" if copier is not None else f"open {file}, and copy the whole text"
     setup.dialogue.tell(
-        f"\nSupabase lacks {lacking.what}. No key can add them, so paste the SQL once:\n"
-        f"  1. Copy it: {copy}\n"
-        f"  2. Paste it into {editor}\n"
+        f"\nSupabase lacks {lacking.what}. No key of Supabase allows these changes, so run the SQL yourself, once:\n"
+        f"  1. Copy the SQL: {copy}\n"
+        f"  2. Paste the SQL into {editor}\n"
         f"  3. Press Run.\n{WARNING}\n"
     )

@@ -47,7 +47,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """The missing parts of the project. ``what`` names the parts for people, and ``sql`` adds them."""
+    """The missing parts of the project: ``what`` is their description for users, and ``sql`` is the SQL to add them."""
 
     what: str
     sql: str
@@ -69,7 +69,7 @@ def find_lacking(store: SupabaseStore, service_name: str, access: Access | None)
 
 
 def wait_until_complete(look: Callable[[], Lacking | None], clock: Clock) -> None:
-    """Check every few seconds until the project lacks nothing. A short outage does not end the wait.
+    """Check every few seconds until the project has all its parts. A short outage does not end the wait.
 
     Raises StoreMisconfigured ``store-table-missing`` after half an hour.
     """
@@ -102,7 +102,7 @@ def _is_current(store: SupabaseStore, service_name: str) -> bool:
 
 
 def _is_listed(store: SupabaseStore, access: Access) -> bool:
-    """Whether the database lists the caller with at least its events, and has all keys of its issuer."""
+    """Whether the database lists the caller with all events in ``access``, and has all keys of the caller's issuer."""
     caller = access.caller
     try:
         found = list_callers(store, caller.audience, only=caller.service_name)

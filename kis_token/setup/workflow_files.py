@@ -21,7 +21,7 @@ EXAMPLES = {
     "quote.yml": ("quote.yml", "quote-with-secret.yml"),
     "rotate-token.yml": ("rotate-token.yml", "rotate-token-with-secret.yml"),
 }
-#: The lines after which `_for_slot` names a slot that is not the default.
+#: `_for_slot` inserts environment and slot of a slot that is not the default after the line _STEP or _CALL.
 _STEP = "        with:\n"
 _CALL = "/.github/workflows/rotate-token.yml@v1\n"
 

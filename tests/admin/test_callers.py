@@ -197,7 +197,7 @@ def test_status_with_callers(chain: Chain, network: GitHubNetwork) -> None:
 def test_status_without_callers(chain: Chain) -> None:
     """If the list of callers is empty, the text of ``status --callers`` reports this in one line."""
     text = kis_token_here(chain.variables, "status", "--callers").stdout
-    assert "No caller without a key is listed.\n\nNo key is stored.\n" in text
+    assert "The list of callers without a key is empty.\n\nNo key is stored.\n" in text
 
 
 def keyless_check(sandbox: Sandbox, network: GitHubNetwork) -> dict[str, dict[str, Any]]:

@@ -81,11 +81,11 @@ def test_exit_statuses_are_said() -> None:
         (("get", f"--{SECRET}"), "an option does not belong to this command"),
         (("get", f"--app-key={SECRET}"), "an option does not belong to this command"),
         (("get", f"-{SECRET}"), "an option does not belong to this command"),
-        (("get", f"--json={SECRET}"), "an option lacks its value, or takes no value"),
-        (("get", "--service"), "an option lacks its value, or takes no value"),
+        (("get", f"--json={SECRET}"), "an option has no value, or has a value that it does not take"),
+        (("get", "--service"), "an option has no value, or has a value that it does not take"),
         (("get", "--environment", SECRET), "--environment takes production or paper"),
         (("trust", "--access", SECRET), "--access takes token, keys or issue"),
-        (("set-keys", "--expires", SECRET), "--expires takes a day as YYYY-MM-DD that has not passed"),
+        (("set-keys", "--expires", SECRET), "--expires takes a day that has not passed, as YYYY-MM-DD"),
         (("exec", f"--{SECRET}", "--", "true"), "an option does not belong to this command"),
         (("exec",), "'[--] CMD...' is missing"),
         (("export",), "'CLIENT...' is missing"),
@@ -146,7 +146,7 @@ def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> N
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.endswith(f"error: {said}\n")
     assert SECRET not in ended.stderr
-    if "lacks its value" not in said:
+    if "has no value" not in said:
         assert ended.stderr.startswith("Usage: kis-token")
 
 

@@ -148,7 +148,7 @@ def test_other_texts_are_no_days(chain: Chain, text: str) -> None:
     """For a day that has passed, does not exist or has another form, the error names the form YYYY-MM-DD."""
     ended = set_keys(chain, KEY, SECRET, "--expires", text)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.endswith("error: --expires takes a day as YYYY-MM-DD that has not passed\n")
+    assert ended.stderr.endswith("error: --expires takes a day that has not passed, as YYYY-MM-DD\n")
     assert is_empty(chain)
 
 

@@ -301,7 +301,7 @@ def test_sign_in_of_github_does_not_go_to_another_server(tmp_path: Path) -> None
         (("acme/bot", "--repository-id", "0", "--owner-id", "1"), "--repository-id"),
         (("acme/bot", "--repository-id", "1", "--owner-id", "1'"), "--owner-id"),
         (("acme/bot", "--repository-id", "1"), "--repository-id and --owner-id"),
-        (("acme/bot", "--branch", "main", "--tag", "v1"), "a branch or for a tag"),
+        (("acme/bot", "--branch", "main", "--tag", "v1"), "--branch and --tag are both given"),
         (("acme/bot", "--supabase-url", "https://github.com"), "--supabase-url"),
     ],
 )

@@ -152,7 +152,7 @@ EXPIRED = """\
 | validity | 24 h 0 min, 0 % left |
 | issued | 2026-03-01 20:40:00 KST (2026-03-01 11:40:00 UTC) |
 | ended | 2026-03-02 20:40:00 KST (2026-03-02 11:40:00 UTC) |
-| next rotation | at its next run: the token has expired |
+| next rotation | at the next run of the rotation: the token has expired |
 
 | source | result |
 | --- | --- |

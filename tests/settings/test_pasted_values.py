@@ -240,9 +240,9 @@ def test_spellings_of_the_url_need_no_note(text: str) -> None:
 
 
 WRONG_URLS = {
-    "https://example.supabase.co/rest/v1": "the URL without it is https://example.supabase.co",
-    "https://api.example.com/rest/v1/": "the URL without it is https://api.example.com",
-    "http://localhost:54321/rest/v1": "the URL without it is http://localhost:54321",
+    "https://example.supabase.co/rest/v1": "the URL without this text is https://example.supabase.co",
+    "https://api.example.com/rest/v1/": "the URL without this text is https://api.example.com",
+    "http://localhost:54321/rest/v1": "the URL without this text is http://localhost:54321",
     "example.supabase.co": "has no https:// before the host",
     "http://example.supabase.co": "begins with http://",
     "https://your-project-id.supabase.co": "is a placeholder",
@@ -254,7 +254,7 @@ WRONG_URLS = {
     "https://supabase.com/dashboard/projects": "the dashboard's address",
     "postgresql://u:p@localhost/postgres": "a connection string of the database",
     f"https://{REF}.supabase.co@evil.example": "is not a URL that can be used",
-    f"https://evil.example/@{REF}.supabase.co": "the URL without it is https://evil.example",
+    f"https://evil.example/@{REF}.supabase.co": "the URL without this text is https://evil.example",
 }
 
 

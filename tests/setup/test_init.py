@@ -32,7 +32,7 @@ def test_first_token_in_one_command(ready_laptop: Laptop) -> None:
     """One command checks and stores the keys, writes the workflows, issues the token, and reads it from Supabase."""
     ended = ready_laptop.init("--with-secret", **ready_laptop.keys)
 
-    assert (ended.returncode, ended.stderr) == (0, "The first token is there.\n\n")
+    assert (ended.returncode, ended.stderr) == (0, "The first token is ready.\n\n")
     assert states(ended) == [
         ("ok", "supabase"),
         ("ok", "tables"),

@@ -30,8 +30,8 @@ LAST_DAY = b"Last day of these keys at KIS, in Korea (Enter for 20"
 PUBLIC_KEY = b"Supabase public key: "
 REPOSITORY = b"GitHub repository for the workflows, OWNER/REPO (Enter for none): "
 WAITING = b"Waiting until the SQL has been run."
-KEEP = b"Keep URL, key and slot on this machine for the next terminal? f for a private file, n for no [f]: "
-FIRST_TOKEN = b"The first token is there."
+KEEP = b"Keep URL, key and slot on this machine for later commands? f for a private file, n for no [f]: "
+FIRST_TOKEN = b"The first token is ready."
 
 
 class Session:
@@ -209,7 +209,7 @@ def test_wrong_answers_are_asked_again(ready_laptop: Laptop, terminal: Terminal)
     session.answer(APP_KEY, account.app_key)
     session.answer(APP_SECRET, account.app_secret)
     session.answer(LAST_DAY, "2020-01-01")
-    session.wait_for(b"Enter a day as YYYY-MM-DD that has not passed.")
+    session.wait_for(b"Enter a day that has not passed, as YYYY-MM-DD.")
     session.answer(LAST_DAY, "2099-12-31")
     session.answer(KEEP, "perhaps")
     session.answer(KEEP, "no")
@@ -252,7 +252,7 @@ def test_keys_of_the_official_samples(ready_laptop: Laptop, terminal: Terminal, 
     session = Session(ready_laptop, terminal, "--with-secret", "--repository", "acme/bot", **ready_laptop.project)
 
     if is_found:
-        session.answer(b"KIS app key (Enter for the one of ", "")
+        session.answer(b"KIS app key (Enter for the app key in ", "")
     else:
         session.answer(APP_KEY, str(file))
     session.answer(LAST_DAY, "")
