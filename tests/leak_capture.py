@@ -87,7 +87,8 @@ class ProcessList:
             self._started.clear()
             for child in [each for each in self._children if each.returncode is not None]:
                 self._children.remove(child)
-            if not (self._children or self._has_forked):
+            # stop() may have set both events before clear().
+            if not (self._children or self._has_forked or self._done.is_set()):
                 self._started.wait()
 
     def _look(self) -> None:

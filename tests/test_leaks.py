@@ -9,6 +9,7 @@ import re
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import SECRETS
+from tests.leak_capture import ProcessList
 from tests.resolver_harness import ENCRYPTION_KEY
 from tests.secret_patterns import SecretPatterns, without_masks
 from tests.support import ACCOUNT, SERVICE_KEY, make_token
@@ -324,6 +326,30 @@ def test_allowed_places_are_no_finding(run: Runs) -> None:
     ended = run(SILENT, *WAYS["worker"])
 
     assert ended == Run(pytest.ExitCode.OK, leaks=[], hidden=[], failed=set(), shows_secret=False)
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_stop_during_a_look_ends_the_thread() -> None:
+    """If the last child ends and the watch is stopped while the thread reads the process list, the thread ends."""
+    stopping: list[threading.Thread] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def judge(_: list[str]) -> None:
+        if children and not stopping:
+            children[0].kill()
+            children[0].wait()
+            stopping.append(threading.Thread(target=watch.stop))
+            stopping[0].start()
+            stopping[0].join(0.2)  # stop() waits for this thread, so the join cannot succeed
+
+    watch = ProcessList(judge)
+    watch.start()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        children.append(child)
+        watch.add(child)
+        watch._thread.join(10)
+    assert stopping
+    assert not watch._thread.is_alive()
 
 
 secret_texts = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=24, max_size=60)
