@@ -19,13 +19,13 @@ REMEDIES: dict[str, str] = {
     "invalid-supabase-url": "Give the project's URL alone, https://<project>.supabase.co, without a path.",
     "missing-supabase-key": (
         "Set supabase-key or SUPABASE_SERVICE_ROLE_KEY to the project's service_role or sb_secret_ key, from the "
-        "project's API settings."
+        "page API Keys of the project's settings."
     ),
     "invalid-supabase-key": (
         "Copy the key again: one line of ASCII without blanks. A read-only key has two parts: first the public key, "
         "then a JWT."
     ),
-    "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
+    "supabase-key-of-another-project": "Copy URL and key from the settings of the same project.",
     "anon-supabase-key": (
         "In GitHub Actions, give the job the permission that gets ID tokens, permissions: id-token: write. Outside "
         "GitHub Actions, use the service_role or sb_secret_ key."
@@ -114,12 +114,12 @@ REMEDIES: dict[str, str] = {
         "Open supabase-url in a browser on this machine. If the network asks for a login, log in. If supabase-url is "
         "not the project's own address, set supabase-url to the project's own address."
     ),
-    "store-not-supabase": "Copy the URL again from the project's API settings: https://<project>.supabase.co.",
-    "store-key-rejected": "Copy URL and key from the API settings of the same project.",
+    "store-not-supabase": "Copy the URL again from the page Data API of the project's settings: https://<project>.supabase.co.",
+    "store-key-rejected": "Copy URL and key from the settings of the same project.",
     "store-key-expired": "Set supabase-key to a new key. For a read-only key see docs/security.md.",
     "store-legacy-keys-disabled": (
-        "Set supabase-key to an sb_secret_ key from the project's API settings, or enable the legacy keys again in "
-        "these settings. In a read-only key, replace the anon key by the sb_publishable_ key."
+        "Set supabase-key to an sb_secret_ key from the page API Keys of the project's settings, or enable the legacy "
+        "keys on that page again. In a read-only key, replace the anon key by the sb_publishable_ key."
     ),
     "store-permission-denied": (
         "Use the service_role or sb_secret_ key. If you already use a service_role or sb_secret_ key: " + _MIGRATE_HINT

@@ -177,7 +177,7 @@ def _stand_in(migrated: Database) -> Iterator[PostgRESTStandIn]:
 
 @pytest.fixture
 def supabase(_stand_in: PostgRESTStandIn, database: Database) -> PostgRESTStandIn:  # noqa: ARG001 - empties the tables
-    """The stand-in for Supabase on ``database``: running, with an empty log and no faults."""
+    """The Supabase emulator on ``database``: running, with an empty log and no faults."""
     _stand_in.start()
     _stand_in.server.clear_faults()
     _stand_in.server.forget()

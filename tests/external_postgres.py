@@ -31,7 +31,7 @@ POSTGREST_URL = os.environ.get("KIS_TESTS_POSTGREST_URL")
 JWT_SECRET = os.environ.get("KIS_TESTS_JWT_SECRET", "")
 
 #: The longest wait for PostgREST, in seconds. Docker restarts an ended container after at most a minute.
-PATIENCE_SECONDS = 90
+LONGEST_START = 90
 
 #: The request headers for PostgREST, besides the key.
 _FORWARDED = ("Accept", "Accept-Profile", "Content-Profile", "Content-Type", "Prefer", "Range")
@@ -67,7 +67,7 @@ class Gateway(PostgRESTStandIn):
 
     def wait(self) -> None:
         """Return when PostgREST has loaded the last migration. Raises TimeoutError."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + LONGEST_START
         while time.monotonic() < deadline:
             try:
                 if self._postgrest.post(

@@ -181,7 +181,7 @@ def test_times_of_the_lease_fit_together() -> None:
     """A caller waits longer than a lease lasts, two calls are a minute apart, and storing ends before the lease."""
     unknown = timedelta(seconds=lease.LONGEST_UNKNOWN + lease.LAPSE)
     assert memory_store.LEASE <= unknown <= issuance.AFTER_GRANT
-    assert timedelta(seconds=lease.COMMIT_PATIENCE) < memory_store.LEASE
+    assert timedelta(seconds=lease.COMMIT_RETRY_TIME) < memory_store.LEASE
     assert issuance.AFTER_GRANT - lease.LONGEST_START >= CALL_INTERVAL > kis_rules.TOKEN_CALL_INTERVAL
     assert memory_store.LEASE + issuance.AFTER_LEASE == issuance.AFTER_GRANT
 

@@ -49,7 +49,7 @@ class Job:
 
 def main() -> int:
     """Run the three parts and print the results. Returns 0 if KIS was called once and each job has its token."""
-    print("Starting the sandbox: PostgreSQL, a stand-in for Supabase, and a KIS emulator.", flush=True)
+    print("Starting the sandbox: PostgreSQL, a Supabase emulator, and a KIS emulator.", flush=True)
     with Sandbox() as sandbox, tempfile.TemporaryDirectory(prefix="kis-demo-") as name:
         inputs = {
             "supabase-url": sandbox.supabase.url,

@@ -1,9 +1,9 @@
 """``python -m bench.chaos``: callers ask for the token while the store, KIS and the caches fail and processes end.
 
 Each caller is a process with the real chain. Five callers share a machine, and every second machine has a cache. Some
-callers are bots that fork. KIS and the stand-in for Supabase have a process each. The stand-in uses a real PostgreSQL.
-Simulated time runs ten times as fast as the machine's clock. When no caller is at work, the time jumps forward by
-minutes or hours, so that tokens age and expire. The seed decides the faults and their rates. The exact times of the
+callers are bots that fork. KIS and the Supabase emulator have a process each. The Supabase emulator uses a real
+PostgreSQL. Simulated time runs ten times as fast as the machine's clock. When no caller is at work, the time jumps
+forward by minutes or hours, so that tokens age and expire. The seed decides the faults and their rates. The exact times of the
 faults depend on the machine. The run ends after the requested time.
 
 Supabase fails for moments, restarts while callers wait, has outages that are longer than any caller waits, and loses
@@ -70,7 +70,7 @@ FINISH_SECONDS = 30.0
 LONGEST_SECONDS = 120.0
 
 #: Before a jump of the time, the run waits at most this long for the callers at work, in the machine's seconds.
-PATIENCE = 3.0
+LONGEST_CALL = 3.0
 
 #: If a run ends at a certain finding, the records are judged at this interval, in the machine's seconds.
 JUDGE = 0.5
@@ -265,7 +265,7 @@ class _Run:
         that the run does not wait for them.
         """
         if self._closed_at is None:
-            self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else PATIENCE)
+            self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else LONGEST_CALL)
             self._shared.is_closed = True
         if time.monotonic() > self._closed_at:
             self._processes.kill_all_at_work()

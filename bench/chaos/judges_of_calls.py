@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 #: The project promises at most this time between begin and tokenP, in seconds.
 LONGEST_START = 5.0
-#: FOR_ISSUING is the part of a caller's time that is kept for issuing. LONGEST_PATIENCE is the longest time that a
+#: FOR_ISSUING is the part of a caller's time that is kept for issuing. LONGEST_RETRY_TIME is the longest time that a
 #: caller waits for the store.
-FOR_ISSUING, LONGEST_PATIENCE = 20.0, 45.0
+FOR_ISSUING, LONGEST_RETRY_TIME = 20.0, 45.0
 #: If the store works for this many seconds, a caller must reach it: pauses take at most 7.5 s, and a stall takes 15 s.
 WELL = 40.0
 
@@ -95,10 +95,11 @@ def alone_in_a_hiccup(records: Records) -> list[str]:
     A caller waits long enough if it waits for half of the time that it does not need for issuing, at most 45 s.
     """
     return [
-        f"{call.by} called without a lease {call.at - start.at:.1f} s after its start (patience: {patience(start):.1f})"
+        f"{call.by} called without a lease {call.at - start.at:.1f} s after its start "
+        f"(retry time: {retry_time(start):.1f})"
         for call, start in alone(records)
         if (
-            call.at - start.at < patience(start) - 1
+            call.at - start.at < retry_time(start) - 1
             or any(end - begin >= WELL for begin, end in _well(records, start.at, call.at))
         )
         and not records.suspended(start.caller, start.at, call.at)
@@ -109,21 +110,21 @@ def failed_in_a_hiccup(records: Records) -> list[str]:
     """Return failures of callers that got no answer from Supabase and did not wait long enough."""
     starts = {(each.by, each.caller): each for each in records.starts}
     return [
-        f"{each.by} failed with {each.code} after {each.ended - each.began:.1f} s (patience: {patience(start):.1f})"
+        f"{each.by} failed with {each.code} after {each.ended - each.began:.1f} s (retry time: {retry_time(start):.1f})"
         for each in records.without_token()
         if each.code == "store-unreachable"
         and (start := starts.get((each.by, each.caller))) is not None
-        and each.ended - each.began < patience(start) - 1
+        and each.ended - each.began < retry_time(start) - 1
     ]
 
 
-def patience(start: Start) -> float:
+def retry_time(start: Start) -> float:
     """Return how long a caller without a token asks a store that does not answer.
 
-    The result is half of the time that issuing does not need, but at most ``LONGEST_PATIENCE``.
+    The result is half of the time that issuing does not need, but at most ``LONGEST_RETRY_TIME``.
     """
     useful = start.timeout - min(1.0, start.timeout / 5)
-    return min((useful - FOR_ISSUING if useful > FOR_ISSUING else useful) / 2, LONGEST_PATIENCE)
+    return min((useful - FOR_ISSUING if useful > FOR_ISSUING else useful) / 2, LONGEST_RETRY_TIME)
 
 
 def _heard(records: Records, start: Start, until: float) -> float | None:

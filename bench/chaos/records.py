@@ -55,7 +55,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A request for a lease that reached the database's stand-in.
+    """A request for a lease that reached the Supabase emulator.
 
     ``delivered`` is True if no fault disturbed the answer.
     """

@@ -1,4 +1,4 @@
-"""The two servers of the chaos, KIS and the stand-in for Supabase.
+"""The two servers of the chaos, KIS and the Supabase emulator.
 
 Each server is a separate process, so that no server waits for the other. A server records an event before a fault
 changes the answer, because the true state is known there.
@@ -140,7 +140,7 @@ def _spoil(request: Request, true: Response | None, kind: str | None) -> tuple[R
 def serve_store(  # noqa: PLR0917 - the two processes start alike
     shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, dsn: str, keys: Mapping[str, int]
 ) -> None:
-    """Run the stand-in for Supabase. ``keys`` maps the callers' keys to their numbers."""
+    """Run the Supabase emulator. ``keys`` maps the callers' keys to their numbers."""
     clock, roles = SimulatedClock(shared), dict.fromkeys(keys, "service_role")
     rng = random.Random(seed)  # noqa: S311 - made-up trouble
     trouble = Trouble(shared, rng, spells, STORE_FAULTS, 0.02)

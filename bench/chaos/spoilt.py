@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from kis_token.core.resolution import Resolution, View
-    from kis_token.core.retry import Patience
+    from kis_token.core.retry import RetryTime
 
 
 def _no_retry() -> AbstractContextManager[object]:
     """Call the store only once, even if the call fails."""
 
-    def run(_: Retry, ask: Callable[[], Any], __: Callable[[], Patience]) -> Any:  # noqa: ANN401 - as the original
+    def run(_: Retry, ask: Callable[[], Any], __: Callable[[], RetryTime]) -> Any:  # noqa: ANN401 - as the original
         return ask()
 
     return patch.object(Retry, "run", run)
 
 
-def _no_patience_for_a_read() -> AbstractContextManager[object]:
+def _no_retry_time_for_a_read() -> AbstractContextManager[object]:
     """Treat one failed read as an outage, so that a caller without a valid token issues without the store."""
     return patch.object(kis_token.core.lookup, "patiently", _at_once)
 
 
 @contextmanager
-def _no_patience_for_a_lease() -> Iterator[None]:
+def _no_wait_for_a_lease() -> Iterator[None]:
     """Let a caller issue without the store although it knows that another caller holds the lease."""
     fall_back = Resolver._fall_back  # noqa: SLF001 - the copy needs the private method
 
@@ -69,7 +69,7 @@ def _at_once(_: float, __: float) -> float:
 
 SPOILT: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "no-retry": _no_retry,
-    "no-patience-for-a-read": _no_patience_for_a_read,
-    "no-patience-for-a-lease": _no_patience_for_a_lease,
+    "no-retry-time-for-a-read": _no_retry_time_for_a_read,
+    "no-wait-for-a-lease": _no_wait_for_a_lease,
     "no-minute": _no_minute,
 }

@@ -1,6 +1,6 @@
 """``python -m bench.growth``: how requests and time grow with callers, slots, and the length of the issuance log.
 
-The database is a real PostgreSQL. The benchmark calls it by SQL, and over HTTP through the stand-in for Supabase. The
+The database is a real PostgreSQL. The benchmark calls it by SQL, and over HTTP through the Supabase emulator. The
 sizes are measured in turns, so that other work on the machine affects all sizes alike. The result is the ratio of the
 figure at the largest size to the figure at the smallest size.
 """

@@ -92,7 +92,7 @@ class MeasuredSlot:
         return {"begin_issuance, SQL": begin, "commit_issuance, SQL": commit}
 
     def take_lease_over_http(self) -> dict[str, Sample]:
-        """Replace the slot's token within a lease, through the stand-in for Supabase."""
+        """Replace the slot's token within a lease, through the Supabase emulator."""
         version, token, holder = self._prepare()
         with timed() as begin:
             begun = self.store.begin(

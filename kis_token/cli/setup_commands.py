@@ -149,7 +149,7 @@ def sql(*, directory: bool) -> None:
 )
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
 def sandbox(command: tuple[str, ...]) -> int:
-    """Start a KIS emulator and a stand-in for Supabase: no account is needed.
+    """Start a KIS emulator and a Supabase emulator: no account is needed.
 
     With CMD, run CMD in the sandbox and return the status of CMD. Without CMD, print the variables to export and run
     until Ctrl-C. The sandbox needs an extra: pip install 'kis-token[sandbox]'.

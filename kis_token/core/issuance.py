@@ -56,7 +56,7 @@ SHORTEST_ROUND = 0.2
 MOST_IDLE_ROUNDS = 5
 
 #: Seconds that a caller with a stale token waits for another caller's renewal. A renewal takes a second or two.
-PATIENCE = 3.0
+LONGEST_WAIT = 3.0
 
 
 class Issuance:
@@ -289,7 +289,7 @@ class Issuance:
         said = "it is too early to call KIS again"
         if begun.holder_label is not None and not self._was_patient:
             self._was_patient = True
-            return self._waiting.wait(begun, self._app_key, self._look_again, PATIENCE)
+            return self._waiting.wait(begun, self._app_key, self._look_again, LONGEST_WAIT)
         if begun.holder_label is not None:
             said = f"{begun.holder_label} is renewing the token"
         elif begun.last_error in KIS_REFUSALS:

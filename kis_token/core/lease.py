@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from kis_token.core.retry import Patience, Retry, at_most, briefly, to_the_end
+from kis_token.core.retry import Retry, RetryTime, at_most, briefly, to_the_end
 from kis_token.core.slot import TOKEN_TYPE
 from kis_token.errors import KisTokenError, StoreMisconfigured, StoreOutage
 
@@ -39,13 +39,13 @@ LONGEST_START = timedelta(seconds=5)
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
 #: For this many seconds, a caller tries to store a token that KIS has just issued. The lease lasts 60 s.
-COMMIT_PATIENCE = 45.0
+COMMIT_RETRY_TIME = 45.0
 
 #: For this many seconds, a rotation tries to store a token that was issued without the store.
-SAVE_PATIENCE = 20.0
+SAVE_RETRY_TIME = 20.0
 
 #: For this many seconds, a caller tries to end its lease. A lease that the caller cannot end lapses later.
-ABORT_PATIENCE = 3.0
+ABORT_RETRY_TIME = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Leases:
                     asked.pop()
                 raise
 
-        def patience() -> Patience:
+        def retry_time() -> RetryTime:
             if has_token():
                 return briefly
             if not asked:
@@ -133,7 +133,7 @@ class Leases:
             return lambda _, left: min(unknown_since + LONGEST_UNKNOWN - self._clock.monotonic(), to_the_end(0.0, left))
 
         try:
-            begun = self._retry.run(ask, patience)
+            begun = self._retry.run(ask, retry_time)
         except StoreOutage as outage:
             outage.sent = bool(asked)
             raise
@@ -162,7 +162,7 @@ class Leases:
             return self._store.commit(self._service, lease.holder, lease.fence, token, stored_form, rejected=rejected)
 
         try:
-            return self._retry.run(send, lambda: at_most(COMMIT_PATIENCE, to_the_end))
+            return self._retry.run(send, lambda: at_most(COMMIT_RETRY_TIME, to_the_end))
         except StoreMisconfigured as error:
             self.abort(lease, error.code, CALL_INTERVAL)
             raise
@@ -184,7 +184,7 @@ class Leases:
             )
 
         try:
-            self._retry.run(send, lambda: at_most(ABORT_PATIENCE, to_the_end))
+            self._retry.run(send, lambda: at_most(ABORT_RETRY_TIME, to_the_end))
         except KisTokenError as error:
             self._tell(f"The lease could not be ended and lapses by itself: {error.brief}")
 
@@ -210,7 +210,7 @@ class Leases:
 
         # In the mode `resolve`, the caller already has the token. A rotation must get the token into the store.
         self._retry.run(
-            send, lambda: briefly if self._settings.mode == "resolve" else at_most(SAVE_PATIENCE, to_the_end)
+            send, lambda: briefly if self._settings.mode == "resolve" else at_most(SAVE_RETRY_TIME, to_the_end)
         )
 
     def _sealed(self, token: Token) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from kis_token.core.resolution import Resolution, TraceEntry, View, telling
-from kis_token.core.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end, unless_refused
+from kis_token.core.retry import LONGEST_RETRY_TIME, at_most, briefly, patiently, to_the_end, unless_refused
 from kis_token.core.slot import TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
 from kis_token.errors import IssuanceError, StoreOutage, TokenError, TokenUnusable
 from kis_token.token import LEAST_USEFUL, State, Token, in_both_zones, in_hours
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from kis_token.config import Settings
     from kis_token.core.ports import CacheReader, Clock, Vault
-    from kis_token.core.retry import Patience, Retry
+    from kis_token.core.retry import Retry, RetryTime
     from kis_token.core.slot import Slot
 
 #: If the stored token is older than ``refresh-after`` plus ROTATION_GRACE, a caller warns, because the rotation may
@@ -56,9 +56,9 @@ def look(
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # `patience` sets ``present``; in an outage, `look` returns ``present``
+    present = view  # `retry_time` sets ``present``; in an outage, `look` returns ``present``
 
-    def patience() -> Patience:
+    def retry_time() -> RetryTime:
         nonlocal present
         present = _with_cached(view.as_of(clock.now()), cache, settings, held)
         would_do = settings.mode in ("resolve", "check")  # the modes rotate and force need the store
@@ -66,10 +66,10 @@ def look(
         if would_do and at_hand is not None:
             is_fresh = at_hand[0].state(present.now, settings.min_validity) is State.FRESH
             return unless_refused if is_fresh else briefly
-        return patiently if may_issue_locally(present, settings) else at_most(LONGEST_PATIENCE, to_the_end)
+        return patiently if may_issue_locally(present, settings) else at_most(LONGEST_RETRY_TIME, to_the_end)
 
     try:
-        slot = retry.run(read, patience)
+        slot = retry.run(read, retry_time)
     except StoreOutage as outage:
         return replace(present, outage=outage, trace=(TraceEntry("supabase", outage.brief), *present.trace))
     return _with_cached(_judge_slot(view.as_of(clock.now()), slot, settings, vault), cache, settings, held)

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 #: A function that returns the rest of the retry time: the number of seconds in which another try may still start. The
 #: function's arguments are the seconds since the first try and the seconds until the deadline.
-Patience = Callable[[float, float], float]
+RetryTime = Callable[[float, float], float]
 
 #: The retry time, in seconds, of a caller that has a valid token.
 BRIEFLY = 0.8
 
 #: The longest retry time, in seconds, of a caller that may issue a token without the store afterwards. A Supabase
 #: project can restart within 45 s.
-LONGEST_PATIENCE = 45.0
+LONGEST_RETRY_TIME = 45.0
 
 #: The first pause and the longest pause between two tries, in seconds, without the random jitter. Each pause is twice
 #: as long as the previous one.
@@ -57,10 +57,10 @@ def patiently(elapsed: float, left: float) -> float:
     """Return the rest of the retry time for a caller that may issue a token without the store.
 
     ``ISSUE_BUDGET`` seconds are kept for issuing. The whole retry time is half of the remaining seconds, and at most
-    ``LONGEST_PATIENCE``.
+    ``LONGEST_RETRY_TIME``.
     """
     spare = elapsed + left - ISSUE_BUDGET
-    return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)
+    return min(spare / 2, LONGEST_RETRY_TIME) - elapsed if spare > 0 else to_the_end(elapsed, left)
 
 
 def to_the_end(_: float, left: float) -> float:
@@ -68,9 +68,9 @@ def to_the_end(_: float, left: float) -> float:
     return left - 1
 
 
-def at_most(seconds: float, patience: Patience) -> Patience:
-    """Return a function like ``patience`` that limits the whole retry time to ``seconds`` from the first try."""
-    return lambda elapsed, left: min(seconds - elapsed, patience(elapsed, left))
+def at_most(seconds: float, retry_time: RetryTime) -> RetryTime:
+    """Return a function like ``retry_time`` that limits the whole retry time to ``seconds`` from the first try."""
+    return lambda elapsed, left: min(seconds - elapsed, retry_time(elapsed, left))
 
 
 class Retry:
@@ -85,11 +85,11 @@ class Retry:
         self._tell = tell
         self._told = False
 
-    def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
-        """Call ``ask`` until it returns an answer. After a failure, ``patience()`` is the function for the retry time.
+    def run(self, ask: Callable[[], _Answer], retry_time: Callable[[], RetryTime]) -> _Answer:
+        """Call ``ask`` until it returns an answer. After a failure, ``retry_time()`` returns the RetryTime.
 
         When the retry time is over, raises the last StoreOutage. A StoreOutage with ``lasting=True`` is raised at once.
-        If ``patience()`` returns `unless_refused`, a StoreOutage with ``refused=True`` is raised at once. If one
+        If ``retry_time()`` returns `unless_refused`, a StoreOutage with ``refused=True`` is raised at once. If one
         StoreOutage of this call has ``doubtful=True``, the raised StoreOutage has ``doubtful=True``. A
         StoreMisconfigured with ``settles=True`` is raised after one more try. A StoreMisconfigured with
         ``settles=False`` is raised at once.
@@ -101,7 +101,7 @@ class Retry:
             except StoreMisconfigured as error:
                 if not error.settles or has_settled:
                     raise
-                more = patience()(self._clock.monotonic() - started, self._left())
+                more = retry_time()(self._clock.monotonic() - started, self._left())
                 if more < _LEAST:
                     raise
                 has_settled, wait = True, min(SETTLING, more)
@@ -109,7 +109,7 @@ class Retry:
                 self._tell(f"{error.brief}; {why}: asking once more in {wait:.2g} s")
             except StoreOutage as outage:
                 is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
-                usual = patience()
+                usual = retry_time()
                 limit = at_most(BRIEFLY, usual) if outage.persists else usual
                 more = limit(self._clock.monotonic() - started, self._left())
                 if outage.lasting or more < _LEAST or (outage.refused and usual is unless_refused):

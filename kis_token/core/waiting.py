@@ -36,14 +36,14 @@ class Waiting:
         self._told = False
 
     def wait(
-        self, begun: Begun, app_key: AppKey, look: Callable[[], _Found | None], patience: float | None = None
+        self, begun: Begun, app_key: AppKey, look: Callable[[], _Found | None], longest_wait: float | None = None
     ) -> _Found | None:
         """Call ``look``, with jittered pauses, until ``look`` finds a token.
 
         Returns None when the caller should ask for the lease again. A caller that can continue without a new token
-        passes ``patience``, in seconds. After ``patience`` seconds, the method returns None.
+        passes ``longest_wait``, in seconds. After ``longest_wait`` seconds, the method returns None.
 
-        If ``patience`` is None and waiting is useless, one of these errors is raised at once:
+        If ``longest_wait`` is None and waiting is useless, one of these errors is raised at once:
 
         - IssuerRefused: KIS has just refused this key and secret.
         - StoreMisconfigured: the store could not store the last token.
@@ -58,11 +58,11 @@ class Waiting:
             raise _in_vain(begun, app_key, seconds)
         self._say(begun, seconds)
         # With jitter, callers that got "busy" at the same moment ask again at different moments.
-        longest = self._clock.jitter(0.8 * ASK_AGAIN, 1.2 * ASK_AGAIN) if patience is None else patience
+        longest = self._clock.jitter(0.8 * ASK_AGAIN, 1.2 * ASK_AGAIN) if longest_wait is None else longest_wait
         again = self._clock.monotonic() + (min(seconds, longest) if has_holder else seconds)
         while (until_again := again - self._clock.monotonic()) > 0:
             if self._deadline.left() <= 0:
-                if patience is not None:
+                if longest_wait is not None:
                     return None
                 raise _in_vain(begun, app_key, seconds)
             # A holder issues a token within a second or two. A pause that KIS imposes lasts a minute or more.

@@ -264,7 +264,7 @@ def _issue_error(code: str, app_key: AppKey) -> IssuerError:
         return IssuerRateLimited("kis-rate-limited", f"KIS issued a token within the last minute ({code})")
     if code in KIS_REFUSALS:
         return refused(code, app_key)
-    return IssuerOutage("kis-answer-unusable", f"KIS issued no token ({code})", sent=True)
+    return IssuerOutage("kis-answer-unusable", f"KIS answered with the error {code}", sent=True)
 
 
 def _seconds(value: object) -> timedelta | None:

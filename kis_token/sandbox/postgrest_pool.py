@@ -21,12 +21,12 @@ class ConnectionPool:
 
     The pool makes a connection when one is first needed, and replaces a broken connection.
 
-    A thread waits up to ``patience`` seconds for a connection.
+    A thread waits up to ``longest_wait`` seconds for a connection.
     """
 
-    def __init__(self, dsn: str, *, size: int = 20, patience: float = 10.0) -> None:
+    def __init__(self, dsn: str, *, size: int = 20, longest_wait: float = 10.0) -> None:
         self._dsn = dsn
-        self._patience = patience
+        self._longest_wait = longest_wait
         self._closed = False
         # With "last in, first out", an existing connection is used before a new connection is made.
         self._slots: LifoQueue[Connection | None] = LifoQueue()
@@ -37,7 +37,7 @@ class ConnectionPool:
     def connection(self) -> Iterator[Connection]:
         """Yield a connection for the block. Raises the ApiError of PostgREST if no connection becomes free in time."""
         try:
-            held = self._slots.get(timeout=self._patience)
+            held = self._slots.get(timeout=self._longest_wait)
         except Empty:
             raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from None
         try:

@@ -135,8 +135,8 @@ def test_short_run_prints_zeros() -> None:
     ("spoilt", "rows"),
     [
         ("no-retry", {HICCUP, GAVE_UP}),
-        ("no-patience-for-a-read", {HICCUP}),
-        ("no-patience-for-a-lease", {BESIDE_STORE, GAVE_UP}),
+        ("no-retry-time-for-a-read", {HICCUP}),
+        ("no-wait-for-a-lease", {BESIDE_STORE, GAVE_UP}),
     ],
 )
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:

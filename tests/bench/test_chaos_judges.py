@@ -67,7 +67,7 @@ def failed(mode: str = "resolve", *, cached: str | None = None, rejected: str | 
 
 
 def without_lease(seconds: float, *, by: str = "0.1.1", caller: int = 0) -> tuple[Start, Call]:
-    """Return a call of tokenP without a lease, ``seconds`` after its attempt began. The caller's patience is 45 s."""
+    """Return a call of tokenP without a lease, ``seconds`` after its attempt began. The caller's retry_time is 45 s."""
     return Start(by, caller, NOW - seconds, 180.0), Call(by, NOW, "new")
 
 
@@ -184,7 +184,7 @@ def test_call_without_a_lease_by_a_caller_without_an_answer_is_not_found(unheard
 
 
 def test_call_without_a_lease_in_a_hiccup_is_found() -> None:
-    """When the caller called KIS, the caller's patience was not over, or the store had answered again."""
+    """When the caller called KIS, the caller's retry_time was not over, or the store had answered again."""
     ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
 
     assert seen(noted(*without_lease(40), ill)) == {HICCUP}
@@ -195,7 +195,7 @@ def test_call_without_a_lease_in_a_hiccup_is_found() -> None:
     assert seen(noted(*without_lease(100), well)) == {HICCUP}
 
 
-def test_caller_that_was_suspended_is_not_judged_by_answers_and_patience() -> None:
+def test_caller_that_was_suspended_is_not_judged_by_answers_and_retry_time() -> None:
     """An answer that came during the suspension may not have reached the caller."""
     asleep = Stop(0, NOW - 30, NOW - 20)
 
@@ -204,7 +204,7 @@ def test_caller_that_was_suspended_is_not_judged_by_answers_and_patience() -> No
 
 
 def test_caller_that_gives_up_in_a_hiccup_is_found() -> None:
-    """The caller got no answer from Supabase and gave up before its patience, half of 39 - 20 s, was over."""
+    """The caller got no answer from Supabase and gave up before its retry_time, half of 39 - 20 s, was over."""
     start = Start("0.1.1", 0, NOW - 10, 40.0)
 
     def gave_up(after: float, mode: str = "resolve", code: str = "store-unreachable") -> Attempt:

@@ -109,7 +109,7 @@ def test_outage_with_keys_in_the_store_alone_costs_none() -> None:
 
 
 def test_outage_that_is_over_in_time_costs_none() -> None:
-    """An outage that ends within a caller's patience is only a hiccup."""
+    """An outage that ends within a caller's retry time is only a short failure."""
     year = outage_at((moment(0, time(8, 55)) - OUTAGE + timedelta(seconds=30)).time())
 
     result = simulate(year)

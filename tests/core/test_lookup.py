@@ -121,8 +121,8 @@ def test_outage_without_a_valid_cached_token_is_not_enough(cached: Token | None)
 
 
 @pytest.mark.parametrize(("left", "tries"), [(29, 2), (31, 2), (34, 2), (36, 1), (600, 1)])
-def test_cached_token_that_ends_during_the_read_does_not_end_the_patience(left: float, tries: int) -> None:
-    """The patience depends on whether the cached token is still valid when a try has failed, 5 s after its start."""
+def test_cached_token_that_ends_during_the_read_does_not_end_the_retry_time(left: float, tries: int) -> None:
+    """The retry_time depends on whether the cached token is still valid when a try has failed, 5 s after its start."""
     clock, asked = TurnedClock(), []
     token = make_token(now=clock.now(), left=timedelta(seconds=left))
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from kis_token.core.retry import (
     BRIEFLY,
-    LONGEST_PATIENCE,
+    LONGEST_RETRY_TIME,
     SETTLING,
-    Patience,
     Retry,
+    RetryTime,
     at_most,
     briefly,
     patiently,
@@ -73,52 +73,54 @@ class Failing:
         return "answer"
 
 
-def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 180.0) -> tuple[str, list[str]]:
-    """Make the call with this patience; return its answer and the logged lines."""
+def run(failing: Failing, clock: TurnedClock, retry_time: RetryTime, left: float = 180.0) -> tuple[str, list[str]]:
+    """Make the call with this retry_time; return its answer and the logged lines."""
     deadline = clock.monotonic() + left
     told: list[str] = []
     retry = Retry(clock, lambda: deadline - clock.monotonic(), told.append)
-    return retry.run(failing, lambda: patience), told
+    return retry.run(failing, lambda: retry_time), told
 
 
-@pytest.mark.parametrize("patience", [briefly, unless_refused, patiently, to_the_end, at_most(1, to_the_end)])
-def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
-    """One failure costs one short pause with any patience; a line is logged only if a long wait may follow."""
+@pytest.mark.parametrize("retry_time", [briefly, unless_refused, patiently, to_the_end, at_most(1, to_the_end)])
+def test_one_failure_costs_less_than_a_second(retry_time: RetryTime) -> None:
+    """One failure costs one short pause with any retry_time; a line is logged only if a long wait may follow."""
     clock = TurnedClock()
-    answer, told = run(Failing(clock, 1), clock, patience)
+    answer, told = run(Failing(clock, 1), clock, retry_time)
     assert (answer, len(clock.slept)) == ("answer", 1)
     assert clock.slept[0] < 1
     assert len(told) <= 1
 
 
 @pytest.mark.parametrize(
-    ("patience", "left", "shortest", "longest"),
+    ("retry_time", "left", "shortest", "longest"),
     [
         (briefly, 180, 0.2, BRIEFLY),
-        (patiently, 180, 30, LONGEST_PATIENCE),
+        (patiently, 180, 30, LONGEST_RETRY_TIME),
         (patiently, 60, 10, (60 - ISSUE_BUDGET) / 2),
         (patiently, 30, 2, 5),
         (patiently, 10, 8, 9),
-        (patiently, 3600, 30, LONGEST_PATIENCE),
+        (patiently, 3600, 30, LONGEST_RETRY_TIME),
         (to_the_end, 180, 160, 179),
         (at_most(3, to_the_end), 180, 1, 3),
         (at_most(300, to_the_end), 60, 50, 59),
     ],
 )
-def test_patience_has_an_end(patience: Patience, left: float, shortest: float, longest: float) -> None:
+def test_retry_time_has_an_end(retry_time: RetryTime, left: float, shortest: float, longest: float) -> None:
     """A caller with a token gives up within a second; a caller without one keeps the time that issuing needs."""
     clock = TurnedClock()
     failing = Failing(clock, 10_000)
     with pytest.raises(StoreOutage):
-        run(failing, clock, patience, left)
+        run(failing, clock, retry_time, left)
     assert shortest <= sum(clock.slept) <= longest
     assert max(clock.slept) <= 7.5
-    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last pause is shorter, because it ends with the patience
+    assert clock.slept[:-1] == sorted(
+        clock.slept[:-1]
+    )  # the last pause is shorter, because it ends with the retry_time
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(
-    ("patience", "timeout", "end"),
+    ("retry_time", "timeout", "end"),
     [
         (patiently, 179.0, 45.0),
         (patiently, 39.0, 9.5),
@@ -128,8 +130,8 @@ def test_patience_has_an_end(patience: Patience, left: float, shortest: float, l
         (at_most(45.0, to_the_end), 179.0, 45.0),
     ],
 )
-def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: float, end: float, seed: int) -> None:
-    """The last try is at the end of the patience, however long the pauses are."""
+def test_last_try_is_at_the_end_of_the_retry_time(retry_time: RetryTime, timeout: float, end: float, seed: int) -> None:
+    """The last try is at the end of the retry_time, however long the pauses are."""
     clock = CountedClock(seed)
     tries = []
 
@@ -138,7 +140,7 @@ def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: flo
         raise StoreOutage("store-unreachable", "Supabase is out")
 
     with pytest.raises(StoreOutage):
-        Retry(clock, lambda: timeout - clock.monotonic(), print).run(ask, lambda: patience)
+        Retry(clock, lambda: timeout - clock.monotonic(), print).run(ask, lambda: retry_time)
 
     assert end - 0.06 <= tries[-1] <= end + 0.001
     assert all(later - earlier <= 7.5 for earlier, later in pairwise(tries))
@@ -183,43 +185,43 @@ def test_refused_connection_is_not_repeated_with_a_fresh_token() -> None:
     assert (failing.asked, clock.slept) == (1, [])
 
 
-@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
-def test_refused_connection_is_repeated_without_a_fresh_token(patience: Patience) -> None:
+@pytest.mark.parametrize("retry_time", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
+def test_refused_connection_is_repeated_without_a_fresh_token(retry_time: RetryTime) -> None:
     """A caller without a fresh token repeats the call, because the server may be starting."""
     clock = TurnedClock()
-    assert run(Failing(clock, 1, error=REFUSED), clock, patience)[0] == "answer"
+    assert run(Failing(clock, 1, error=REFUSED), clock, retry_time)[0] == "answer"
 
 
-@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end])
-def test_answer_that_stays_the_same_is_given_up_within_a_second(patience: Patience) -> None:
+@pytest.mark.parametrize("retry_time", [briefly, patiently, to_the_end])
+def test_answer_that_stays_the_same_is_given_up_within_a_second(retry_time: RetryTime) -> None:
     """After a failure that is marked as persistent, the call is repeated too, but not for longer than a second."""
     clock = TurnedClock()
     outage = StoreOutage("store-restricted", "over quota", doubtful=True, persists=True)
-    assert run(Failing(clock, 1, error=outage), clock, patience)[0] == "answer"
+    assert run(Failing(clock, 1, error=outage), clock, retry_time)[0] == "answer"
     clock = TurnedClock()
     failing = Failing(clock, 99, error=outage)
     with pytest.raises(StoreOutage):
-        run(failing, clock, patience)
+        run(failing, clock, retry_time)
     assert (failing.asked >= 2, sum(clock.slept) <= BRIEFLY) == (True, True)
 
 
 MISSING = StoreMisconfigured("store-table-missing", "no table", settles=True)
 
 
-@pytest.mark.parametrize(("patience", "pause"), [(briefly, BRIEFLY), (patiently, SETTLING), (to_the_end, SETTLING)])
-def test_schema_that_may_be_newer_is_asked_for_once_more(patience: Patience, pause: float) -> None:
+@pytest.mark.parametrize(("retry_time", "pause"), [(briefly, BRIEFLY), (patiently, SETTLING), (to_the_end, SETTLING)])
+def test_schema_that_may_be_newer_is_asked_for_once_more(retry_time: RetryTime, pause: float) -> None:
     """If PostgREST may have an old schema, the call is repeated once, after a pause and with a log line.
 
     The pause is shorter for a caller with a token. The second answer is final.
     """
     clock = TurnedClock()
-    answer, told = run(Failing(clock, 1, error=MISSING), clock, patience)
+    answer, told = run(Failing(clock, 1, error=MISSING), clock, retry_time)
     assert (answer, len(told)) == ("answer", 1)
     assert clock.slept == pytest.approx([pause], abs=0.01)
     assert "[store-table-missing]" in told[0]
     failing = Failing(clock, 9, error=MISSING)
     with pytest.raises(StoreMisconfigured):
-        run(failing, clock, patience)
+        run(failing, clock, retry_time)
     assert failing.asked == 2
 
 
@@ -248,8 +250,8 @@ def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
 
 
 @given(st.floats(0, 3600), st.floats(0, 3600))
-def test_patience_never_takes_the_time_for_issuing(elapsed: float, left: float) -> None:
-    """If a caller has enough time to issue at the start, the patience always leaves the time for issuing."""
+def test_retry_time_never_takes_the_time_for_issuing(elapsed: float, left: float) -> None:
+    """If a caller has enough time to issue at the start, the retry_time always leaves the time for issuing."""
     total = elapsed + left
     more = patiently(elapsed, left)
     assert more <= left

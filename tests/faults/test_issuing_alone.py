@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 
-def test_without_the_store_a_token_is_issued_only_after_patience(chain: Chain) -> None:
+def test_without_the_store_a_token_is_issued_only_after_the_retry_time(chain: Chain) -> None:
     """A caller first waits for the store for half of the time that issuing does not need, and only then issues."""
     chain.supabase.stop()
     clock = chain.clock()

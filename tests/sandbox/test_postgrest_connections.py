@@ -85,7 +85,7 @@ def test_connections_are_shared_and_given_up(project: Project) -> None:
 
     A connection that is in use when the pool ends is closed when it is returned.
     """
-    pool = ConnectionPool(project.api, size=1, patience=0.05)
+    pool = ConnectionPool(project.api, size=1, longest_wait=0.05)
 
     with pool.connection() as connection:
         with pytest.raises(ApiError) as refused, pool.connection():
