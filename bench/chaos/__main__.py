@@ -3,8 +3,8 @@
 Each caller is a process with the real chain. Five callers share a machine, and every second machine has a cache. Some
 callers are bots that fork. KIS and the Supabase emulator have a process each. The Supabase emulator uses a real
 PostgreSQL. Simulated time runs ten times as fast as the machine's clock. When no caller is at work, the time jumps
-forward by minutes or hours, so that tokens age and expire. The seed decides the faults and their rates. The exact times of the
-faults depend on the machine. The run ends after the requested time.
+forward by minutes or hours, so that tokens age and expire. The seed decides the faults and their rates. The exact times
+of the faults depend on the machine. The run ends after the requested time.
 
 Supabase fails for moments, restarts while callers wait, has outages that are longer than any caller waits, and loses
 answers to calls of each kind. Where KIS's rules are unclear, the emulated KIS follows the stricter reading: a new token
