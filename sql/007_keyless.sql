@@ -479,7 +479,7 @@ end
 $$;
 
 comment on function public.keyless_begin(text, uuid, text, text, interval, bigint, text, bigint, text) is
-    'begin_issuance for a GitHub job with an ID token that is at most 120 s old. The label is made from the claims of the ID token. One ID token can begin only one attempt. The call can be repeated with the same holder and with the same ID token, or with a newer ID token of the same run.';
+    'Does for a GitHub job what begin_issuance does for other callers. The job''s ID token is at most 120 s old. The label is made from the claims of the ID token. An ID token can begin only one attempt to issue. To repeat a call whose answer was lost, the job calls again with the same holder, and with the same ID token or a newer one of the same run.';
 
 create or replace function public.keyless_commit(
     service    text,
