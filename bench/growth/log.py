@@ -52,7 +52,7 @@ def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) ->
         "events before the measurement. Each lease of the measurement adds two events to the log. `issuance_status` "
         f"returns up to {_STATUS_ROWS} events, so a longer log should not make this function slower. The column "
         "*events read* has the number of events that PostgreSQL has read in the largest log, by its own counters. "
-        "The busiest slot has all events except 20. *SQL* means a direct call of the function in PostgreSQL, and "
+        "All events but 20 belong to the busiest slot. *SQL* means a direct call of the function in PostgreSQL, and "
         f"*HTTP* means a call through the sandbox. {sizes[-1]:,} events take {size_on_disk / 2**20:.1f} MiB on disk "
         "with their indexes.",
         base=sizes[min(1, len(sizes) - 1)],
