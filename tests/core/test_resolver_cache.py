@@ -131,7 +131,7 @@ def test_keys_that_differ_from_the_stored_ones_cause_a_warning(chain: Chain) -> 
     assert chain.resolve().warnings == ()
     got = chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
     assert got.app_key == APP_KEY
-    assert "differ from those stored for kis" in got.warnings[0]
+    assert "differ from the keys stored for kis" in got.warnings[0]
 
 
 def test_an_expired_cached_token_of_another_key_is_replaced(chain: Chain) -> None:

@@ -97,6 +97,7 @@ def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> Non
 
     ref = "--env=GITHUB_WORKFLOW_REF=someone/bot/.github/workflows/nightly.yml@refs/heads/main"  # act has none
 
+    add_command(project.commands, "date", "echo $((21 * 3600 + 13 * 60))\n", "/bin/sh")  # 06:13 in Korea
     first = project.run(sandbox, WORKFLOW.name, "schedule", ref)
     second = project.run(sandbox, WORKFLOW.name, "schedule", ref)
 
@@ -107,10 +108,10 @@ def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> Non
     assert [seen.path for seen in sandbox.kis.requests] == [TOKEN_PATH, PRICE_PATH]
     assert token.value not in first.stdout + second.stdout
     asked = [call["arguments"] for call in github(project)["asked"]]
-    assert [call[0] for call in asked] == ["api"] * 4
+    assert [call[0] for call in asked] == ["api"] * 6
     assert all(call["token"] and call["host"] == "github.com" for call in github(project)["asked"])
-    assert asked[1] == asked[3]
-    assert asked[3][-1].endswith("/actions/workflows/nightly.yml/enable")
+    assert asked[2] == asked[5]
+    assert asked[5][-1].endswith("/actions/workflows/nightly.yml/enable")
 
 
 def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
