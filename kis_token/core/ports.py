@@ -36,7 +36,8 @@ class Clock(Protocol):
         """A random number of seconds from ``low`` to ``high``, so that callers do not act at the same moment."""
 
 
-#: The statuses in the answers of `Store.begin` and `Store.commit`. The functions of sql/ use the same words.
+#: The statuses in the answers of `Store.begin` and `Store.commit`. The functions of sql/ return statuses with the same
+#: names.
 BeginStatus = Literal["granted", "fresh", "busy", "conflict", "changed"]
 CommitStatus = Literal["committed", "unchanged", "fenced"]
 
@@ -177,7 +178,8 @@ class Cache(CacheReader, Protocol):
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
         """Cache a token. Raises CacheError.
 
-        A cached token that expires later than ``token`` is kept, unless its fingerprint is among ``rejected_ids``.
+        If the cached token expires later than ``token``, and its fingerprint is not among ``rejected_ids``, the cached
+        token is kept.
         """
 
 
