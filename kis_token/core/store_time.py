@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class StoreTime:
     """Remembers the store's time, and the tokens that the store reports as rejected.
 
-    The time and the rejected tokens come from the store's answers to requests for the lease. `update` adds the time and
-    the rejected tokens to a `View`.
+    The time and the rejected tokens come from the store's answers. `update` adds the time and the rejected tokens to a
+    `View`.
     """
 
     def __init__(self, clock: Clock) -> None:
