@@ -57,7 +57,7 @@ begin
         on conflict (service_name, credential_type) do update
             set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true,
                 environment = excluded.environment;
-        set constraints all immediate;  -- a deferred constraint would fail outside this block
+        set constraints all immediate;  -- checks deferred constraints now, so that this block catches their errors
     exception
         when others then
             get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
@@ -116,7 +116,7 @@ begin
         update public.api_credentials c set credential_value = reseal.value
         where c.service_name = service and c.credential_type = reseal.credential_type and c.version = replaces_version
         returning c.version into new_version;
-        set constraints all immediate;  -- a deferred constraint would fail outside this block
+        set constraints all immediate;  -- checks deferred constraints now, so that this block catches their errors
     exception
         when others then
             get stacked diagnostics its_column = column_name, its_constraint = constraint_name,

@@ -135,8 +135,9 @@ class Store(Protocol):
     ) -> bool:
         """Store a token without a lease. Returns False if the slot remembers the token as rejected.
 
-        A rejected token is not stored. A stored token that expires later than ``token`` is kept, unless its row has the
-        version ``replaces_version``. If the app_key row no longer has the version ``keys_version``, nothing is stored.
+        A rejected token is not stored. If the stored token expires later than ``token``, and its row does not have the
+        version ``replaces_version``, the stored token is kept. If the app_key row no longer has the version
+        ``keys_version``, nothing is stored.
         """
 
     def abort(

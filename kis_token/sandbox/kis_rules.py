@@ -229,8 +229,8 @@ class KISRules:
     def admit(self, app_key: str, app_secret: str, token: str) -> None:
         """Accept a call of a path below /uapi, or raise `RefusedError` with one of these codes.
 
-        - EGW00121: the token was never issued to this app key, was revoked, or was made invalid by a newer token or by a
-          test.
+        - EGW00121: the token was never issued to this app key, was revoked, or became invalid because of a newer token
+          or a test.
         - EGW00123: the token has expired.
         - EGW00304: the secret is wrong.
         - EGW00201: KIS has accepted ``Settings.calls_per_second`` calls in the last second.

@@ -31,8 +31,8 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 PORTS_TO_TRY = 5
 
-# The settings of the server. The data need not survive a crash, so the server does not wait until a write is on the
-# disk. A failed statement may contain a token, so the server's log omits statements.
+# The settings of the server. The data may be lost in a crash, so the server does not wait until a write is on the disk.
+# A failed statement may contain a token, so the server's log omits statements.
 SETTINGS = """\
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -96,8 +96,7 @@ def temporary_folder(parent: str | None) -> Iterator[Path]:
 
     This function does not make the folder with ``tempfile``. On Windows, since Python 3.12.4, only the owner and
     administrators may use a folder that ``tempfile`` makes. initdb and pg_ctl give up the rights of an administrator,
-    so they may have no access to such a folder. On Windows, the rights of the parent folder
-    keep other users out.
+    so they may have no access to such a folder. On Windows, the rights of the parent folder keep other users out.
     """
     folder = Path(parent or tempfile.gettempdir(), f"kis-postgres-{secrets.token_hex(8)}")
     folder.mkdir(mode=0o777 if os.name == "nt" else 0o700)
