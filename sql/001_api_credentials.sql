@@ -2,10 +2,10 @@
 --
 -- Run this file on an empty database, on a Supabase project, or on a table that already has rows. You may run the file
 -- again at any time. This file needs the roles anon, authenticated and service_role, which every Supabase project has.
--- This file changes no stored value. It adds a version to each existing row. If another program made the table, this
--- file adds the missing columns, removes the length limits of text columns, and makes similar corrections that change
--- no stored value. If the table needs any other correction, this file stops, changes nothing, and lists each difference
--- with the statement that corrects the difference.
+-- This file changes no stored value. This file adds the column "version", with a number for each existing row. If
+-- another program made the table, this file adds the missing columns, removes the length limits of text columns, and
+-- makes similar corrections that change no stored value. If the table needs any other correction, this file stops,
+-- changes nothing, and lists each difference with the statement that corrects the difference.
 
 begin;
 
@@ -143,8 +143,8 @@ begin
     end loop;
 
     -- The next query returns the required columns that the functions do not write. If another program has a trigger on
-    -- the table, the query returns no column, because the trigger may fill the required columns. begin_issuance tests
-    -- with a write whether the table can store a token.
+    -- the table, the trigger may fill the required columns, so the query returns no column. Later, begin_issuance
+    -- writes to the table to test whether the table can store a token.
     return query
         select 'columns', format('%s is not null and has no default', a.attname),
                format('alter table public.api_credentials %s', case
@@ -199,8 +199,9 @@ begin
                format('drop rule %I on public.api_credentials', r.rulename), false
         from pg_catalog.pg_rewrite r where r.ev_class = its_table and r.ev_type in ('2', '3');
 
-    -- The next query returns rows that have the same service_name and credential_type. Two such rows may both have keys
-    -- that are in use. So the statement in mend moves one row to another slot, and deletes no row.
+    -- The next query returns rows that have the same service_name and credential_type. Each of these rows may have a
+    -- key that is in use. So the statement in the result column "mend" moves one of the rows to another slot, and
+    -- deletes no row.
     return query
         with twice as (
             select r.service_name::text as service, r.credential_type::text as type, to_jsonb(r) as row,
@@ -258,7 +259,7 @@ end
 $$;
 
 comment on function public.api_credentials_faults() is
-    'Returns the differences that prevent the table from storing a token. kind is the area, said describes the difference, and mend is the statement that corrects it. loses_nothing is true if that statement changes no stored value.';
+    'Returns the differences that prevent the table from storing a token. The column "kind" is columns, rows, indexes or rules. The column "said" describes the difference. The column "mend" has the statement that corrects the difference. The column "loses_nothing" is true if that statement changes no stored value.';
 
 -- Run each correction that changes no stored value. If differences remain, raise one error that lists them.
 do $$
@@ -322,7 +323,7 @@ end
 $$;
 
 -- The functions write with "on conflict", which needs a unique constraint or a unique index on service_name and
--- credential_type. If the table has neither, make a unique index.
+-- credential_type. If the table has no such constraint and no such index, the following statement makes a unique index.
 do $$
 begin
     if not exists (
@@ -349,7 +350,8 @@ alter table public.api_credentials
 
 alter sequence public.api_credentials_version_seq owned by public.api_credentials.version;
 
--- A table that another program made may already have a column version, with values and without the default.
+-- If another program made the table, the table may already have a column with the name version. This column may have
+-- values, and may have no default.
 alter table public.api_credentials
     alter column version set default nextval('public.api_credentials_version_seq');
 do $$
@@ -372,15 +374,15 @@ comment on column public.api_credentials.credential_type is
 comment on column public.api_credentials.credential_value is
     'The secret. A token is a JSON string {"access_token","expires_at","issued_at"}. A sealed value is an enc:v1: envelope.';
 comment on column public.api_credentials.expires_at is
-    'When the value expires; null if it does not expire. For a token, clients use the earliest of this time, the time in the JSON and the time in the token itself. For an app key and secret, clients only warn before this time.';
+    'The time at which the value expires; null if it does not expire. For a token, clients use the earliest of this time, the time in the JSON and the time in the token itself. For an app key and secret, clients only warn before this time.';
 comment on column public.api_credentials.is_active is 'If is_active is not true, the functions and the clients ignore the row.';
 comment on column public.api_credentials.environment is 'production or paper. Only for information: the slot selects the account.';
 comment on column public.api_credentials.description is 'Free text.';
 comment on column public.api_credentials.updated_at is
-    'When value, expiry or is_active last changed, by the database''s clock. A trigger sets this column and ignores the client''s value.';
-comment on column public.api_credentials.created_at is 'When the row was inserted.';
+    'The time of the last change of credential_value, expires_at or is_active, by the database''s clock. A trigger sets this column and ignores the client''s value.';
+comment on column public.api_credentials.created_at is 'The time at which the row was inserted.';
 comment on column public.api_credentials.version is
-    'A new number after each change of value, expiry or is_active. A trigger sets this column and ignores the client''s value.';
+    'A new number after each change of credential_value, expires_at or is_active. A trigger sets this column and ignores the client''s value.';
 
 create or replace function public.api_credentials_touch() returns trigger
     language plpgsql
@@ -431,7 +433,8 @@ begin
 end
 $$;
 
--- On Supabase, service_role bypasses row level security. On a plain PostgreSQL, service_role needs this policy.
+-- On Supabase, service_role bypasses row level security. On a plain PostgreSQL, service_role needs the policy
+-- api_credentials_service_role.
 drop policy if exists api_credentials_service_role on public.api_credentials;
 create policy api_credentials_service_role on public.api_credentials
     for all to service_role using (true) with check (true);

@@ -44,7 +44,7 @@ comment on column public.credential_leases.token_id is
     'First 16 hex digits of the SHA-256 of the last token that the functions of sql/ stored.';
 comment on column public.credential_leases.token_version is
     'The version that the token''s row had after the functions of sql/ wrote the row. If the row now has another version, another program has written the row.';
-comment on column public.credential_leases.issued_at is 'When KIS issued the token token_id.';
+comment on column public.credential_leases.issued_at is 'The time at which KIS issued the token with the hash token_id.';
 comment on column public.credential_leases.app_key_id is
     'First 16 hex digits of the SHA-256 of the slot''s app key. One app key belongs to one slot.';
 comment on column public.credential_leases.rejected_token_id is
@@ -90,7 +90,8 @@ comment on column public.credential_issuances.error_code is 'The error code of a
 
 -- Returns the hash of a token that is stored as plain JSON. Returns null if the value is sealed, or if it is not a JSON
 -- object with the text access_token. If a client wrote the token's row without the functions of this file, the row of
--- the lease has no hash of the token. Then the functions of this file get the hash with issuance_plain_token_id.
+-- the lease has no hash of the token. In this case, the functions of this file get the hash of the token from
+-- issuance_plain_token_id.
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
@@ -171,8 +172,8 @@ end
 $$;
 
 -- Returns the row of the slot's active token, or nulls if there is no such row. A row whose credential_value is null is
--- ignored. The casts give the result fixed types, because a session keeps its query plans for the column types that it
--- has seen.
+-- ignored. A session keeps its query plans for the column types that it has seen. So the casts give the result the same
+-- types, even if the type of a column changes.
 drop function if exists public.issuance_token_row(text);
 create or replace function public.issuance_token_row(
     service text,
@@ -264,7 +265,7 @@ begin
     on conflict (service_name, credential_type) do update
         set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true
     returning c.version into new_version;
-    set constraints all immediate;  -- a deferred constraint would fail outside this block
+    set constraints all immediate;  -- checks deferred constraints now, so that this block catches their errors
     return new_version;
 exception
     when others then
@@ -288,11 +289,12 @@ $$;
 
 -- Tests whether the slot can store a token, before a caller asks KIS for a token. If the slot cannot store a token, the
 -- function raises an error with the reason. The function writes a made-up token with issuance_put, as commit_issuance
--- does, reads the row, and rolls the write back. So no other caller sees the made-up token; only numbers of sequences
--- are used up. The made-up token is as long as KIS's longest token. If the slot has sealed values, the function tries a
--- sealed token first. If the slot has no sealed values, the function tries a plain token first. If the table refuses
--- the first token, the function tries a second token: a plain token after a sealed token, or a sealed token after a
--- plain token. The test succeeds if the table stores one of the two.
+-- does, reads the row, and rolls the write back. So no other caller sees the made-up token. The rollback does not reset
+-- sequences, so each test uses some of their numbers. The made-up token is as long as KIS's longest token. If the slot
+-- has sealed values, the function tries a sealed token first. If the slot has no sealed values, the function tries a
+-- plain token first. If the table refuses the first token, the function tries a second token: a plain token after a
+-- sealed token, or a sealed token after a plain token. The test succeeds if the table stores the first or the second
+-- token.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -322,7 +324,7 @@ begin
                 || '", "expires_at": "<time>", "issued_at": "<time>", "app_key_id": "<key>", "environment": "production"}',
                 '<time>', to_char(its_end, 'YYYY-MM-DD"T"HH24:MI:SS+00:00')), '<key>', left(filler, 16))
         end;
-        sealed := not sealed;  -- a sealed token follows a plain token, and a plain token follows a sealed token
+        sealed := not sealed;  -- the second token is plain after a sealed token, and sealed after a plain token
         begin
             written := public.issuance_put(  -- as issuance_write does
                 service, 'access_token', form, its_end, 'KIS OAuth access token, renewed automatically');
@@ -359,7 +361,7 @@ $$;
 
 -- Returns the hash and the expiry of each token that the slot remembers as rejected or revoked. The slot's row
 -- rejected_tokens stores them as a JSON object that maps the hash of a token to the expiry of the token. If the value
--- of the row rejected_tokens is not such a JSON object, the function returns no rows.
+-- of the row rejected_tokens is not a JSON object of hashes and times, the function returns no rows.
 create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
@@ -384,8 +386,8 @@ create or replace function public.issuance_rejected_ids(service text) returns te
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Most slots have no row rejected_tokens. For such a slot, this check returns early, which makes begin_issuance
-    -- faster.
+    -- Most slots have no row rejected_tokens. If the slot has no row rejected_tokens, this check returns early, which
+    -- makes begin_issuance faster.
     if not exists (select from public.api_credentials c
                    where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
         return '{}';
@@ -526,8 +528,8 @@ begin
         else
             perform public.issuance_prove(service);
             status := 'granted';
-            -- Because of the conditions above, no other slot of this app key has a valid token or a lease that has not
-            -- ended. So the app key moves to this slot.
+            -- At this point, no other slot of this app key has a valid token or a lease that has not ended, because
+            -- this function has checked both. So the app key moves to this slot.
             update public.credential_leases l set app_key_id = null where l.service_name = other.service_name;
             update public.credential_leases l
             set fence        = l.fence + 1,
@@ -673,7 +675,7 @@ end
 $$;
 
 comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
-    'Stores the token that tokenP gave, and ends the lease. Returns a status. If the status is "committed", this call, or an earlier call with the same arguments, stored the token. If the status is "unchanged", KIS gave the stored token or a known rejected token again, and the function does not write the token. If the status is "fenced", the function does not store the token, because the lease belongs to another caller or because a newer token is stored: value is the stored token. If the token is known to be rejected, the answer has the value true for "rejected". If the KIS API rejected the stored token, the caller sets the argument "rejected" to true.';
+    'Stores the token that tokenP gave, and ends the lease. If the KIS API rejected the stored token, the caller sets the argument "rejected" to true. Returns a status. If the status is "committed", this call, or an earlier call with the same arguments, stored the token. If the status is "unchanged", KIS gave the stored token or a known rejected token again, and the function does not write the token. If the status is "fenced", the function does not store the token, because the lease belongs to another caller or because a newer token is stored. With this status, the member "value" of the answer is the stored token. If the token is known to be rejected, the answer has the value true for "rejected".';
 
 create or replace function public.abort_issuance(
     service               text,
@@ -808,9 +810,9 @@ $$;
 comment on function public.revoke_token(text, bigint, text, text) is
     'Makes the row of a token that was revoked at KIS inactive. Remembers the token as rejected, so that it is not stored again. Returns a status: "revoked", or "kept" if the active token''s row does not have the given version.';
 
--- Returns all data of kis-token status in one call. The member rows has no values of keys and tokens. The member
--- token_rows has the values of two rows of the slot token_of: the token, which the client unseals, and the rejected
--- tokens.
+-- Returns all data of kis-token status in one call. The member "rows" lists the rows of keys and tokens, without their
+-- values. The member "token_rows" has two rows of the slot that the argument token_of names, with their values: the row
+-- of the token, which the client unseals, and the row of the rejected tokens.
 drop function if exists public.issuance_status(text, integer);
 create or replace function public.issuance_status(
     service  text default null,
@@ -821,9 +823,9 @@ create or replace function public.issuance_status(
     stable
     security definer
     set search_path = pg_catalog, pg_temp
-    -- The settings plan_cache_mode and enable_sort prevent PostgreSQL from reading all of a long log. Without
-    -- plan_cache_mode, a generic plan may read the events of all slots. Without enable_sort, a plan without statistics
-    -- may sort all events of the slot.
+    -- The settings plan_cache_mode and enable_sort prevent PostgreSQL from reading all of a long log. With the default
+    -- of plan_cache_mode, a generic plan may read the events of all slots. If enable_sort is on and the table has no
+    -- statistics, a plan may sort all events of the slot.
     set plan_cache_mode = 'force_custom_plan'
     set enable_sort = off
 as $$
@@ -860,7 +862,7 @@ end
 $$;
 
 comment on function public.issuance_status(text, integer, text) is
-    'Returns, for one slot or for all slots, the leases, the last events (newest first), and the rows of keys and tokens without their values. token_rows has the active token and the rejected_tokens of the slot token_of, with their values. Holder ids are not returned, because a caller with such an id could act as the holder.';
+    'Returns, for one slot or for all slots, the leases, the last events (newest first), and the rows of keys and tokens without their values. The member "token_rows" has two active rows, with their values: access_token and rejected_tokens of the slot that the argument token_of names. Holder ids are not returned, because a caller with such an id could act as the holder.';
 
 create or replace function public.prune_issuances(keep interval default interval '90 days') returns bigint
     language plpgsql
@@ -907,8 +909,8 @@ $$;
 alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
--- If a table has row level security and no policy, PostgreSQL denies all access. The next two policies also deny all
--- access, to show that this is intended.
+-- If a table has row level security and no policy, PostgreSQL denies all access. The policies credential_leases_nobody
+-- and credential_issuances_nobody also deny all access, to show that the database must deny it.
 drop policy if exists credential_leases_nobody on public.credential_leases;
 create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
 drop policy if exists credential_issuances_nobody on public.credential_issuances;

@@ -1,7 +1,7 @@
 -- Change an account's keys, and seal stored values.
 --
--- set_app_key and reseal lock the slot's lease, as the functions of 002_issuance.sql do. So no holder of a lease sees
--- an incomplete change.
+-- set_app_key and reseal lock the slot's lease, as the functions of 002_issuance.sql do. So no holder of a lease sees a
+-- change of keys or seals before the change is complete.
 --
 -- Run this file after 002_issuance.sql. You may run the file again at any time.
 
@@ -57,7 +57,7 @@ begin
         on conflict (service_name, credential_type) do update
             set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true,
                 environment = excluded.environment;
-        set constraints all immediate;  -- a deferred constraint would fail outside this block
+        set constraints all immediate;  -- checks deferred constraints now, so that this block catches their errors
     exception
         when others then
             get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
@@ -72,8 +72,8 @@ begin
         if lease.holder is not null then
             perform public.issuance_log(lease, 'aborted', null, 'app-key-changed');
         end if;
-        -- A caller that holds the lease now uses the slot's previous app key. The fence changes, so the commit of this
-        -- caller stores nothing. From now on, another slot may use the previous app key.
+        -- If a caller holds the lease at this moment, the caller uses the slot's previous app key. The fence changes,
+        -- so the commit of this caller stores nothing. From now on, another slot may use the previous app key.
         update public.credential_leases l
         set fence = l.fence + 1, holder = null, lease_until = null, app_key_id = null
         where l.service_name = service;
@@ -116,7 +116,7 @@ begin
         update public.api_credentials c set credential_value = reseal.value
         where c.service_name = service and c.credential_type = reseal.credential_type and c.version = replaces_version
         returning c.version into new_version;
-        set constraints all immediate;  -- a deferred constraint would fail outside this block
+        set constraints all immediate;  -- checks deferred constraints now, so that this block catches their errors
     exception
         when others then
             get stacked diagnostics its_column = column_name, its_constraint = constraint_name,

@@ -35,8 +35,9 @@ begin
     create policy api_credentials_token_reader on public.api_credentials
         for select to kis_token_reader
         using (credential_type in ('access_token', 'rejected_tokens') and is_active);
-    -- A policy of the project that is for all roles would let kis_token_reader read other rows too. The restrictive
-    -- policy api_credentials_token_reader_only prevents this.
+    -- If the project has a policy for all roles, that policy could let kis_token_reader read keys. The restrictive
+    -- policy api_credentials_token_reader_only limits kis_token_reader to the active rows of tokens and rejected
+    -- tokens.
     drop policy if exists api_credentials_token_reader_only on public.api_credentials;
     create policy api_credentials_token_reader_only on public.api_credentials
         as restrictive for all to kis_token_reader

@@ -7,8 +7,8 @@
 
 begin;
 
--- The version of the files of sql/. If a new client needs a change of the files, the change also raises this version.
--- The member schema_version in the answer of begin_issuance has the same version.
+-- The version of the files of sql/. If a new client needs a change of these files, the author of the change also
+-- increases the version. The member "schema_version" in the answer of begin_issuance is the same number.
 create or replace function public.credential_schema_version() returns integer
     language sql
     immutable
@@ -41,9 +41,9 @@ begin
             ('id'), ('service_name'), ('credential_type'), ('credential_value'), ('expires_at'), ('is_active'),
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
-    -- The lists keyless and entries contain functions of sql/. Each function is listed with its arguments, because a
-    -- project may have other functions with the same name. The list keyless has the functions that anon and
-    -- authenticated call. In the list entries, is_entry is true for the functions that service_role calls.
+    -- The lists "keyless" and "entries" contain functions of sql/. Each function is listed with its arguments, because
+    -- a project may have other functions with the same name. The list "keyless" has the functions that anon and
+    -- authenticated call. In the list "entries", the column is_entry is true for the functions that service_role calls.
     keyless (name, arguments) as (
         values
             ('keyless_read', 'text, text'),
@@ -129,7 +129,8 @@ begin
     rights (name) as (
         values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')
     ),
-    -- Every right on a table that a role has but must not have. kis_token_reader may read some columns of one table.
+    -- If a role has a right on a table but must not have it, the right is in the list "loose". kis_token_reader may
+    -- read some columns of the table api_credentials.
     loose as (
         select r.name as role_name, t.name as table_name, g.name as right_name
         from roles r cross join found_tables t cross join rights g

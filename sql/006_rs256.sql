@@ -46,10 +46,10 @@ comment on table public.credential_issuer_keys is
 comment on column public.credential_issuer_keys.issuer is 'The claim iss of the tokens that the key signs.';
 comment on column public.credential_issuer_keys.kid is 'The key''s name in the header of a token.';
 comment on column public.credential_issuer_keys.modulus is 'The modulus n: 256 to 512 bytes, with the most significant byte first.';
-comment on column public.credential_issuer_keys.added_at is 'When the key was stored.';
+comment on column public.credential_issuer_keys.added_at is 'The time at which the key was stored.';
 
--- Returns the bytes that a base64url text without padding encodes. Returns null if base64url encodes the returned bytes
--- as another text. Raises data_exception if the text is not base64.
+-- Returns the bytes that a base64url text without padding encodes. If base64url encodes these bytes as a text other
+-- than the argument, returns null. Raises data_exception if the text is not base64.
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
@@ -58,8 +58,8 @@ as $$
 declare
     decoded bytea := decode(translate(encoded, '-_', '+/') || repeat('=', (4 - length(encoded) % 4) % 4), 'base64');
 begin
-    -- A base64url character encodes 6 bits. If the last character of encoded has bits that belong to no byte, these
-    -- unused bits must be zero. So each value has exactly one text.
+    -- A base64url character encodes 6 bits. If the last character of the argument "encoded" has bits that belong to no
+    -- byte, these unused bits must be zero. So the function accepts exactly one text for each sequence of bytes.
     if translate(encode(decoded, 'base64'), '+/=' || chr(10), '-_') <> encoded then
         return null;
     end if;
@@ -87,8 +87,8 @@ $$;
 
 -- Returns whether the key with this modulus made the signature of the signed bytes, as RFC 8017, section 8.2.2,
 -- describes. The function makes the whole block that a correct signature contains, and compares this block with the
--- block in the signature. The function parses no part of the signature's block, so additional bytes cannot pass
--- unnoticed.
+-- block in the signature. The function does not parse the block in the signature, so it accepts no block with
+-- additional bytes.
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable

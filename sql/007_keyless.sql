@@ -36,10 +36,10 @@ as $$
 $$;
 
 -- Returns whether a text is the full name of a branch or a tag. Git forbids blanks and the characters ~^:?*[\ in the
--- name of a branch or a tag, and this function refuses them too. So the function refuses a pattern with a wildcard, and
--- refuses no branch or tag because of these characters. Invisible characters, and characters that change the direction
--- of text, are refused as well. Branches of Dependabot and of merge queues are refused, because they contain code of
--- others.
+-- name of a branch or a tag, and this function refuses a text with one of them. So the function refuses a pattern with
+-- a wildcard. Because Git forbids the same characters, the name of a real branch or tag never has one of them.
+-- Invisible characters, and characters that change the direction of text, are refused as well. Branches of Dependabot
+-- and of merge queues are refused, because they contain code of others.
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql
     immutable
@@ -96,8 +96,9 @@ create table if not exists public.credential_callers (
     constraint credential_callers_issuer check (public.issuance_is_issuer(issuer))
 );
 
--- The index allows one row for each combination of slot, repository, ref and the other restrictions. If the owner lowers
--- the access in a row, no second row for the same jobs keeps the higher access.
+-- The index allows one row for each combination of slot, repository, ref, issuer, audience, runner_environment,
+-- environment, workflow and job_workflow_ref. If the owner lowers the access in a row, no second row for the same jobs
+-- keeps the higher access.
 create unique index if not exists credential_callers_once on public.credential_callers (
     service_name, repository_id, ref, issuer, audience, runner_environment,
     coalesce(environment, ''), coalesce(workflow, ''), coalesce(job_workflow_ref, '')
@@ -123,7 +124,7 @@ comment on column public.credential_callers.job_workflow_ref is
 comment on column public.credential_callers.issuer is 'The claim iss.';
 comment on column public.credential_callers.valid_until is 'The time from which the row has no effect. If valid_until is null, the row always has an effect.';
 comment on column public.credential_callers.note is 'Free text for people, such as the repository''s name.';
-comment on column public.credential_callers.created_at is 'When the row was made.';
+comment on column public.credential_callers.created_at is 'The time at which the row was made.';
 
 -- One row for each ID token with which a run has begun an attempt. A row is kept until its ID token cannot be used
 -- again.
@@ -191,9 +192,9 @@ begin
 end
 $$;
 
--- Raises KTA03 if the ID token is not valid now, or if its age in seconds is more than the argument oldest. A job asks
--- for an ID token immediately before it uses the token. GitHub's ID tokens are valid for 5 minutes. The issuer's clock
--- may be 30 s ahead.
+-- Raises KTA03 if the ID token is not valid now, or if its age in seconds is greater than the argument "oldest". A job
+-- asks for an ID token immediately before it uses the token. GitHub's ID tokens are valid for 5 minutes. The issuer's
+-- clock may be 30 s ahead.
 create or replace function public.issuance_check_times(claims jsonb, oldest integer) returns void
     language plpgsql
     stable
@@ -228,8 +229,8 @@ end
 $$;
 
 -- Returns the row of the list of callers that matches the claims and whose access (token, keys or issue) includes the
--- wanted access. If there is no such row, or if the ID token is not accepted, raises KTA02, KTA03, KTA04 or KTA05. The
--- claims must come from a token whose signature was checked.
+-- wanted access. If the list has no row that matches, or if the ID token is not accepted, raises KTA02, KTA03, KTA04 or
+-- KTA05. The claims must come from a token whose signature was checked.
 create or replace function public.issuance_caller(service text, claims jsonb, wanted text, oldest integer)
     returns public.credential_callers
     language plpgsql
@@ -304,9 +305,9 @@ begin
 end
 $$;
 
--- Raises KTA05 if another slot has issued with this app key, and the job with these claims may not issue for the other
--- slot. The database serves one slot at a time for each app key. A job that may not issue for the other slot could
--- otherwise block the callers of the other slot.
+-- Checks whether a slot other than "service" has issued a token with this app key. If the list of callers does not
+-- allow the job with these claims to issue for that other slot too, raises KTA05. The database serves one slot at a
+-- time for each app key. Without this check, the job could block the callers of the other slot.
 create or replace function public.issuance_check_app_key(service text, app_key_id text, claims jsonb) returns void
     language plpgsql
     stable
@@ -356,7 +357,8 @@ begin
 end
 $$;
 
--- Raises KTA06 if the run that the claims name did not begin the attempt whose id is the argument holder.
+-- The argument "holder" is the id of an attempt. If the run that the claims name did not begin this attempt, raises
+-- KTA06.
 create or replace function public.issuance_check_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
     stable
@@ -373,9 +375,9 @@ begin
 end
 $$;
 
--- Records that a run used its ID token to begin the attempt whose id is the argument holder. Raises KTA06 if the ID
--- token was used to begin another attempt. Raises KTA06 also if another run, or a caller with the service key, has
--- begun the attempt.
+-- Records that a run used its ID token to begin an attempt. The argument "holder" is the id of the attempt. Raises
+-- KTA06 if the ID token was used to begin another attempt. Raises KTA06 also if another run, or a caller with the
+-- service key, has begun the attempt with this id.
 create or replace function public.issuance_claim_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -432,8 +434,8 @@ begin
               and (c.credential_type in ('access_token', 'rejected_tokens')
                    or caller.access in ('keys', 'issue') and c.credential_type in ('app_key', 'app_secret'))), '[]'),
         'access', caller.access,
-        -- The names of an issuer's keys are public. A job compares the stored names with the names that the issuer
-        -- publishes.
+        -- The names (kid) of an issuer's keys are public. A job compares the names of the stored keys with the names of
+        -- the keys that the issuer publishes.
         'issuer', caller.issuer,
         'issuer_keys', (
             select jsonb_agg(k.kid order by k.kid) from public.credential_issuer_keys k where k.issuer = caller.issuer),
@@ -444,7 +446,7 @@ end
 $$;
 
 comment on function public.keyless_read(text, text) is
-    'Returns the active rows of the slot that a GitHub job may read with its ID token: access_token and rejected_tokens, and with the access keys or issue also app_key and app_secret. The result has rows (credential_type, credential_value, expires_at, version), access (token, keys or issue, from the list of callers), issuer, issuer_keys (the names of the issuer''s stored keys), schema_version and server_now.';
+    'Returns the active rows of the slot that a GitHub job may read with its ID token. Every job of the list of callers may read access_token and rejected_tokens. If the access of the job is "keys" or "issue", the job may also read app_key and app_secret. The result has the members rows (credential_type, credential_value, expires_at, version), access (token, keys or issue, from the list of callers), issuer, issuer_keys (the names of the issuer''s stored keys), schema_version and server_now.';
 
 create or replace function public.keyless_begin(
     service           text,
@@ -569,8 +571,8 @@ create policy credential_callers_nobody on public.credential_callers for all to 
 drop policy if exists credential_attempts_nobody on public.credential_attempts;
 create policy credential_attempts_nobody on public.credential_attempts for all to public using (false) with check (false);
 
--- Only the database's owner changes the list of callers, in the SQL editor. No key of the API can change the list, not
--- even the key of service_role.
+-- Only the database's owner changes the list of callers, in the SQL editor. No key of the API can change the list of
+-- callers, not even the key of service_role.
 revoke all on table public.credential_callers, public.credential_attempts
     from public, anon, authenticated, service_role;
 revoke all on sequence public.credential_callers_id_seq from public, anon, authenticated, service_role;

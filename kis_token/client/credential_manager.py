@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The error codes for settings that lack the URL or the key of Supabase. These codes raise no error, because a program
-#: that follows the guide (docs/migrating.md) then gets its keys and token from a source other than Supabase.
+#: The codes of a SettingsError for settings that lack the URL or the key of Supabase. `SupabaseCredentialManager` does
+#: not raise a SettingsError with one of these codes, because a program that follows the guide (docs/migrating.md) then
+#: gets its keys and token from a source other than Supabase.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -113,7 +114,7 @@ class SupabaseCredentialManager:
     def _vault(self) -> Vault:
         return make_vault(self._settings.encryption_keys if self._settings else ())
 
-    def _get_client(self) -> Any:  # noqa: ANN401 - only store/supabase_calls.py may import the package supabase, which has the type
+    def _get_client(self) -> Any:  # noqa: ANN401 - the type Client is in the package supabase, which only store/supabase_calls.py may import
         """A client of the package supabase, for subclasses; None if url or key is missing.
 
         The first call makes the client. Each call of the client takes at most 8 s. The methods of this class do not use

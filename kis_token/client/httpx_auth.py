@@ -31,9 +31,9 @@ class KISAuth(httpx.Auth):
 
     KISAuth always sets the headers authorization, appkey and appsecret. If the request lacks the header content-type or
     the header custtype, KISAuth adds the missing header. KISAuth sets custtype to P. The program sets tr_id. If the
-    token expires soon, KISAuth renews the token before the request. If KIS rejects the token, the token is replaced,
-    once for all callers. The request is then sent again, once, because KIS has not executed it. KISAuth reads the
-    bodies of requests and answers into memory, so that it can find a rejection and send a request again.
+    token expires soon, KISAuth renews the token before the request. If KIS rejects the token, one new token replaces it
+    for all callers. The request is then sent again, once, because KIS has not executed it. KISAuth reads the bodies of
+    requests and answers into memory, so that it can find a rejection and send a request again.
 
     Several clients, threads, tasks and forked processes may share one KISAuth. With an async client, a renewal runs in
     a thread, so the event loop does not wait. If a task is cancelled during a renewal, the task ends at once, and the
@@ -50,7 +50,7 @@ class KISAuth(httpx.Auth):
     Attributes:
         base_url: KIS's host, for the client's ``base_url``.
         environment: production or paper.
-        account_no: ``KIS_ACCOUNT_NO`` unchanged; None if the variable is not set.
+        account_no: the value of ``KIS_ACCOUNT_NO``, without any change; None if the variable is not set.
     """
 
     requires_request_body = True
@@ -66,7 +66,7 @@ class KISAuth(httpx.Auth):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Make a KISAuth from the variables of ``env`` or, without ``env``, as the constructor does.
+        """Make a KISAuth from the variables of ``env``. If ``env`` is None, do the same as ``KISAuth()``.
 
         Raises SettingsError.
         """

@@ -2,8 +2,8 @@
 
 KIS reports a rejected token in the response body, with any HTTP status: EGW00121, EGW00122 or EGW00123. After a
 rejection, the client reads the store again, because another caller may have renewed the token. If the store still has
-the rejected token, a new token is issued, once for all threads and machines. If the token expires soon, the next
-request renews the token. The client starts no thread for renewals.
+the rejected token, one new token is issued, which all threads and machines then use. If the token expires soon, the
+next request renews the token. The client starts no thread for renewals.
 
 Warnings and waits are logged to the logger ``kis_token``.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CALL_SECONDS = 10.0
 
 #: The client pauses after KIS reports too many calls in a second. These are the lengths of the pauses, in seconds. The
-#: client varies each length at random by up to half.
+#: client makes each pause longer or shorter by a random part, at most half of its length.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 
 #: The HTTP methods that change nothing at KIS. A call with a method other than GET and HEAD may be an order to buy or
@@ -148,10 +148,10 @@ class KISClient:
         If KIS rejects the token, the client replaces the token and sends the call again, once. If ``_retry`` is false,
         the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET or HEAD again after
         a pause, a few times. A call with a method other than GET and HEAD may be an order to buy or sell. The client
-        sends a possible order again only if KIS rejects the token, because KIS does not execute a call with a rejected
-        token.
+        sends a call that may be an order again only if KIS rejects the token, because KIS does not execute a call with
+        a rejected token.
 
-        Raises IssuerOutage if KIS does not answer. The attribute ``sent`` of this error is True if KIS may have
+        Raises IssuerOutage if KIS does not answer. The attribute ``sent`` of IssuerOutage is True if KIS may have
         executed an order. After ``timeout``, the client sends nothing more. Raises KisTokenError if there is no token.
         If KIS gives the rejected token again, the error's code is ``token-repeated``, and its message has the time
         until which KIS gives this token. Raises ValueError or TypeError for invalid arguments, before anything is sent.
@@ -197,7 +197,7 @@ class KISClient:
         self.refresh_token()
 
     def _can_refresh_token(self) -> bool:
-        """Whether the token is at least 23 h old. `refresh_token` renews such a token without ``force``."""
+        """Whether the token is at least 23 h old, so that `refresh_token` renews the token without ``force``."""
         return self._token_holder.find_limit() is None
 
     def _send(self, call: _Call, held: Held) -> Response:

@@ -36,7 +36,8 @@ REFRESH_AFTER = timedelta(hours=23)
 #: If the renewal of a token that expires soon fails, the next attempt begins after this many seconds.
 RENEW_AGAIN = 30.0
 
-#: If a token that only this machine has could not be stored, the next attempt begins after this many seconds.
+#: If only this machine has a token, and storing the token fails, the next attempt to store it begins after this many
+#: seconds.
 SHARE_AGAIN = 300.0
 
 
@@ -57,7 +58,7 @@ class Held:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the store has the token. The store lacks a token that was issued during an outage of the store."""
+        """Whether the store has this token; False for a token that was issued during an outage of the store."""
         return self.token.version is not None
 
 
@@ -97,7 +98,7 @@ class TokenHolder:
         return self._once(held, lambda: self._renew(held, is_valid=is_valid), waits=not is_valid)
 
     def at_hand(self) -> Held | None:
-        """Return the token to use now, or None if `ready` would make a request or wait for another thread."""
+        """Return the token to use now; None if the method `ready` must make a request or wait for another thread."""
         held = self._held
         return held if held is not None and self._is_usable(held) else None
 
@@ -222,7 +223,11 @@ class TokenHolder:
         return open_resolver(settings, self._clock.monotonic(), _LOG.info, self._clock)
 
     def _with_pause(self, held: Held, seconds: float) -> Held:
-        """Return a copy of ``held`` that must not be renewed for about ``seconds``, or until a valid token expires."""
+        """Return a copy of ``held`` with a new ``renew_again``, about ``seconds`` from now.
+
+        If the valid token of ``held`` becomes expired before that time, ``renew_again`` is the time at which the token
+        becomes expired.
+        """
         pause = self._clock.jitter(0.5 * seconds, 1.5 * seconds)
         left = held.token.remaining(self._clock.now() + held.skew) - LEAST_USEFUL
         if left > timedelta():

@@ -1,7 +1,7 @@
 """The last day on which KIS accepts an app key, in Korea time, and a warning if the app key expires soon.
 
-An app key expires after a year. The user stores the app key together with the last day on which KIS accepts it. The
-stored day never makes an app key invalid: only KIS decides whether it accepts an app key.
+An app key expires after a year. The user stores the app key together with the last day on which KIS accepts it. An app
+key is still used after its stored last day, because only KIS decides whether it accepts the app key.
 """
 
 from __future__ import annotations

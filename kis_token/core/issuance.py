@@ -1,4 +1,4 @@
-"""One caller's part in issuing a token. If many callers need a token, only one of them calls tokenP.
+"""The steps of one caller that needs a new token. If many callers need a token, only one of them calls tokenP.
 
 The store grants the lease. The holder follows these rules:
 
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
-#: The time after the grant of a lease in which no caller on this machine issues a token without the store. The time is
-#: the minute that KIS requires between two calls, plus the time that a holder may take to call tokenP.
+#: For this time after the grant of a lease, no caller on this machine issues a token without the store. The value is a
+#: sum: the minute that KIS requires between two tokenP calls, and the time that a holder may take to call tokenP.
 AFTER_GRANT = timedelta(seconds=70)
 
-#: The time after the end of another caller's lease in which no caller on this machine issues a token without the store.
+#: For this time after the end of another caller's lease, no caller on this machine issues a token without the store.
 AFTER_LEASE = timedelta(seconds=10)
 
 #: A round is one request for the lease and the wait after the answer. If a round takes at most this many seconds and
 #: gives no token, the round is called idle.
 SHORTEST_ROUND = 0.2
 
-#: If this many rounds in a row are idle, the caller raises StoreOutage.
+#: If this many rounds in a row are idle (see ``SHORTEST_ROUND``), the caller raises StoreOutage.
 MOST_IDLE_ROUNDS = 5
 
 #: Seconds that a caller with a stale token waits for another caller's renewal. A renewal takes a second or two.
@@ -140,7 +140,11 @@ class Issuance:
         return self._settings.mode == "resolve" and self._present().at_hand() is not None
 
     def _pace(self, seconds: float) -> None:
-        """Pause between two requests for the lease. After ``MOST_IDLE_ROUNDS`` idle rounds, raises StoreOutage."""
+        """Pause between two requests for the lease.
+
+        A round is one request for the lease and the wait after the answer. ``seconds`` is the length of the last round.
+        If the last ``MOST_IDLE_ROUNDS`` rounds took at most ``SHORTEST_ROUND`` seconds each, raises StoreOutage.
+        """
         if seconds > SHORTEST_ROUND:
             self._idle_rounds = 0
             return
@@ -203,8 +207,8 @@ class Issuance:
     def _give_back(self, lease: Lease, error: IssuerError) -> Resolution | None:
         """End a lease in which KIS gave no token.
 
-        If another caller has stored a token, returns that token. If the caller needs another lease, returns None. If
-        neither is true, raises ``error``.
+        If another caller has stored a token, returns that token. If the caller needs another lease, returns None. If no
+        other caller has stored a token, and the caller needs no other lease, raises ``error``.
         """
         if isinstance(error, IssuerRefused):
             self._leases.abort(lease, error.kis_code, refused=self._app_key.credential_id)

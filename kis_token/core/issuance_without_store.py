@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from kis_token.errors import StoreOutage
     from kis_token.token import AppKey, Token
 
-#: The note is a file on this machine with the time before which no caller issues a token without the store. If that
-#: time is more than LONGEST_NOTE in the future, the note is ignored, because only a caller with a wrong clock writes
-#: such a note.
+#: The note is a file on this machine with the time before which no caller issues a token without the store. If the time
+#: in the note is more than LONGEST_NOTE in the future, the note is ignored, because only a caller with a wrong clock
+#: writes a time so far in the future.
 LONGEST_NOTE = timedelta(minutes=5)
 
 
@@ -47,13 +47,14 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
         raise token_repeated(token) from outage
     what = "a token was issued that other machines do not see" if token.is_new(view.now) else "KIS gave its token again"
     resolution = hand_out_issued(view, token, warning=f"{outage.brief}; {what}.")
-    return remember(context.cache, resolution)  # cached before the next caller gets the lock
+    return remember(context.cache, resolution)  # the token is cached before the next caller gets the lock
 
 
 def hold_back(context: Context, app_key: AppKey, time: timedelta) -> None:
     """For ``time``, forbid all callers on this machine to issue a token without the store."""
     until = context.clock.now() + time
-    with suppress(EnvironmentFault):  # if the note cannot be written, this machine issues no token without the store
+    # A machine that cannot write the note with this time issues no token without the store.
+    with suppress(EnvironmentFault):
         noted = context.machine.not_before(app_key.key_id)
         if noted is None or noted < until:
             context.machine.hold_back(app_key.key_id, until)
@@ -72,7 +73,8 @@ def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage)
         machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
         return True
 
-    may_send()  # also before connecting: if the note cannot be written, KIS is not called
+    # The note is also written before the connection to KIS begins. If the note cannot be written, KIS is not called.
+    may_send()
     try:
         return issue(context.issuer, app_key, now, may_send)
     except IssuerOutage as error:

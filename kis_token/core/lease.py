@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 CALL_INTERVAL = timedelta(seconds=61)
 
 #: The longest time from the request for the lease to the tokenP call. The store grants the next lease at the earliest
-#: 70 s after the previous grant. If the holder aborts its lease, the abort says how long the store waits instead.
-#: Therefore, two tokenP calls with one app key are more than a minute apart.
+#: 70 s after the previous grant. If the holder aborts its lease, the argument ``cooldown`` of the abort replaces these
+#: 70 s. Therefore, two tokenP calls with one app key are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
 #: If a response was lost, the caller may hold a lease without knowing it. After a lost response, the caller repeats the
@@ -83,8 +83,8 @@ class Leases:
         """Ask for the lease. Returns the answer, and the lease if the store granted a lease. Raises StoreError.
 
         If a request got no answer but may have reached the store, the same request is repeated until an answer comes.
-        If no answer comes for as long as a lease lasts, a new lease is requested, unless the deadline is too near. If
-        ``has_token`` returns True, the request is repeated for less than a second.
+        If no answer comes within the time that a lease lasts, and the deadline is not near, a new lease is requested.
+        If ``has_token`` returns True, the request is repeated for less than a second.
         """
 
         def send(holder: str) -> Begun:
@@ -142,7 +142,7 @@ class Leases:
         return begun, Lease(holder, begun.fence, *asked[0])
 
     def is_late(self, lease: Lease) -> bool:
-        """Whether the request for this lease is too long ago to call tokenP.
+        """Whether the caller requested this lease more than ``LONGEST_START`` ago, and so must not call tokenP.
 
         The time is measured with the wall clock and with the monotonic counter, and the longer of the two times is
         used. On some systems, the counter stops while the machine is suspended.

@@ -56,7 +56,7 @@ def look(
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # `retry_time` sets ``present``; in an outage, `look` returns ``present``
+    present = view  # `retry_time` sets this variable; in an outage, `look` returns the value of the variable
 
     def retry_time() -> RetryTime:
         nonlocal present
@@ -92,8 +92,8 @@ def may_issue_locally(view: View, settings: Settings) -> bool:
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
     """Return a copy of ``view`` with the cache's current contents.
 
-    If the cached token is rejected, unreadable or of another account, the copy has no cached token, and its trace has
-    the reason.
+    If the cached token is rejected, unreadable or of another account, the copy has no cached token, and the attribute
+    ``trace`` of the copy has the reason.
     """
     view = replace(view, cached=None, cache_fault=None)
     try:
@@ -118,7 +118,7 @@ def enough(view: View, settings: Settings) -> Resolution | None:
     if later is not None and settings.mode == "resolve" and not settings.saves:
         return view.resolution(later, "cache", warning="The cached token is newer than the stored one.")
     if later is not None and settings.mode != "check":
-        return None  # the cached token must be stored first
+        return None  # the caller must store the cached token before it gets a token
     if settings.mode == "resolve":
         return view.answer(settings.min_validity)
     if settings.mode == "check":
@@ -149,8 +149,8 @@ def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
     """Check the slot's token row. Returns the token, the version of an unusable row, and the token's state as text.
 
-    If the row is usable, the version is None. If the row is unusable, the token is None. If no row exists, token and
-    version are None. Raises TokenError for a fault that a new token cannot repair.
+    If the row is usable, the returned version is None. If the row is unusable, the returned token is None. If no row
+    exists, the returned token and version are None. Raises TokenError for a fault that a new token cannot repair.
     """
     row = slot.rows.get(TOKEN_TYPE)
     if row is None:

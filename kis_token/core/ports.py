@@ -36,7 +36,8 @@ class Clock(Protocol):
         """A random number of seconds from ``low`` to ``high``, so that callers do not act at the same moment."""
 
 
-#: The statuses in the answers of `Store.begin` and `Store.commit`. The functions of sql/ use the same words.
+#: The statuses in the answers of `Store.begin` and `Store.commit`. The functions of sql/ return statuses with the same
+#: names.
 BeginStatus = Literal["granted", "fresh", "busy", "conflict", "changed"]
 CommitStatus = Literal["committed", "unchanged", "fenced"]
 
@@ -134,8 +135,9 @@ class Store(Protocol):
     ) -> bool:
         """Store a token without a lease. Returns False if the slot remembers the token as rejected.
 
-        A rejected token is not stored. A stored token that expires later than ``token`` is kept, unless its row has the
-        version ``replaces_version``. If the app_key row no longer has the version ``keys_version``, nothing is stored.
+        A rejected token is not stored. If the stored token expires later than ``token``, and its row does not have the
+        version ``replaces_version``, the stored token is kept. If the app_key row no longer has the version
+        ``keys_version``, nothing is stored.
         """
 
     def abort(
@@ -177,7 +179,8 @@ class Cache(CacheReader, Protocol):
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
         """Cache a token. Raises CacheError.
 
-        A cached token that expires later than ``token`` is kept, unless its fingerprint is among ``rejected_ids``.
+        If the cached token expires later than ``token``, and its fingerprint is not among ``rejected_ids``, the cached
+        token is kept.
         """
 
 

@@ -39,8 +39,8 @@ class Resolution:
     """A token for the caller, and how it was found.
 
     ``refreshed`` is True if KIS was called and gave a new token. ``expired`` is True if the token has expired; only a
-    caller that allows expired tokens gets such a token. ``now`` is the time for which it was decided whether the token
-    is fresh, stale or expired. If the token could not be stored for other callers, ``unstored`` is the error.
+    caller that allows expired tokens gets such a token. The state of the token (fresh, stale or expired) is its state
+    at the time ``now``. If the token could not be stored for other callers, ``unstored`` is the error.
     """
 
     token: Token
@@ -75,7 +75,7 @@ class View:
         rejected_ids: the fingerprints of the tokens that the store remembers as rejected.
         outage: the reason why the store could not be read.
         skew: the time by which the store's clock is ahead of this machine's clock.
-        certain: True if ``now`` is the store's time.
+        certain: True if the attribute ``now`` is the store's time.
         warnings: the texts that the caller shows to the user.
     """
 
@@ -139,8 +139,9 @@ class View:
         """The cached token, if it was issued after the stored token for the same app key; None otherwise.
 
         When KIS issued the cached token, KIS possibly made the stored token invalid. A machine that issued a token
-        during an outage of the store has a cached token that is newer than the stored token. The times of issue are
-        read from the tokens' claims only, because a time in a column without an offset may be wrong by nine hours.
+        during an outage of the store has a cached token that is newer than the stored token. The two times of issue are
+        read from the claims of the tokens only. If the type of a column has no time zone, a time in the column may be
+        wrong by nine hours.
         """
         cached, stored = self.cached, self.stored
         if cached is None or stored is None or not cached.is_valid(self.now):

@@ -1,4 +1,4 @@
-"""The chain: store → cache → issuance. All input and output happens behind the protocols of ``ports``.
+"""The chain: store → cache → issuance. Objects with the protocols of ``ports`` do all input and output.
 
 `resolve` returns any usable token, with a warning if the renewal failed. `rotate` and `force` fail if the renewal
 fails; the stored token is kept.
@@ -98,7 +98,7 @@ class Resolver:
         return resolution
 
     def _look_again(self, view: View) -> View:
-        """If ``view`` shows an outage and has no token that the mode accepts, read the store once more."""
+        """If ``view`` shows an outage and has no token that the setting ``mode`` accepts, read the store once more."""
         is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
         if view.outage is None or is_served:
             return view
@@ -149,8 +149,8 @@ class Resolver:
     def _share(self, view: View, token: Token) -> View | Resolution:
         """Store a cached token that was issued without the store, in place of the older stored token.
 
-        If the mode accepts the cached token, returns a `Resolution`. If the mode does not accept the cached token,
-        returns the `View` with which the search continues.
+        If the setting ``mode`` accepts the cached token, returns a `Resolution`. If the setting ``mode`` does not
+        accept the cached token, returns the `View` with which `_search` continues.
         """
         replaced = view.stored.version if view.stored is not None else None
         try:

@@ -49,7 +49,10 @@ def briefly(elapsed: float, left: float) -> float:
 
 
 def unless_refused(elapsed: float, left: float) -> float:
-    """Return the result of `briefly`. With this function, `Retry` does not repeat a call after a refused connection."""
+    """Return the rest of the retry time, as `briefly` does.
+
+    If this function gives the retry time, `Retry` does not repeat a call whose connection was refused.
+    """
     return briefly(elapsed, left)
 
 
@@ -114,7 +117,8 @@ class Retry:
                 more = limit(self._clock.monotonic() - started, self._left())
                 if outage.lasting or more < _LEAST or (outage.refused and usual is unless_refused):
                     raise
-                # The pause is at most ``more``, so the last try starts exactly when the retry time ends.
+                # The pause is not longer than the rest of the retry time, ``more``. So the last try starts exactly when
+                # the retry time ends.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._say(outage, more)

@@ -95,16 +95,17 @@ class PlainVault:
 def read_stored(
     text: str, service_name: str, vault: Vault, *, column: object = None, version: int | None = None
 ) -> tuple[Token, dict[str, Any]]:
-    """Return the token in a value from the store or the cache, and all members of the value's JSON.
+    """Parse ``text``, a value from the store or the cache. Returns the token, and all members of the value's JSON.
 
-    The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, and ``version``
-    is the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text.
-    Raises another TokenError if the text cannot or must not be unsealed: a new token would not repair this fault.
+    The text may be sealed or plain. The token may be valid or expired. ``column`` is the value in the row's column
+    ``expires_at``, and ``version`` is the row's version. Raises TokenUnusable if the text contains no usable token: a
+    new token replaces that text. If the text cannot or must not be unsealed, raises a TokenError that is not
+    TokenUnusable, because a new token does not repair the cause.
     """
     plain = vault.unseal(text, service_name, TOKEN_TYPE)
     token = parse_stored(plain, column=column, version=version)
-    # If the time in the column ``expires_at`` is earlier than the time in the sealed text, the sealed text alone does
-    # not show when the token expires.
+    # ``sealed_form`` must contain the expiry time of the token. If the column ``expires_at`` has an earlier time than
+    # the sealed text, ``sealed_form`` stays None.
     if text.startswith(SEALED_PREFIX) and parse_stored(plain).expires_at == token.expires_at:
         token = replace(token, sealed_form=text)
     return token, parse_members(plain)

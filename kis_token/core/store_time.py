@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class StoreTime:
-    """Keeps the time and the rejected tokens from the store's answers. `update` adds this information to a `View`."""
+    """Remembers the store's time, and the tokens that the store reports as rejected.
+
+    The time and the rejected tokens come from the store's answers. `update` adds the time and the rejected tokens to a
+    `View`.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -111,7 +111,7 @@ def _start(address: _Address) -> socket.socket:
 
 
 def _alternating(addresses: list[_Address]) -> list[_Address]:
-    """Return the addresses in the resolver's order, but alternating between IPv6 and IPv4."""
+    """Return the addresses in the order of ``getaddrinfo``, but alternating between IPv6 and IPv4."""
     first = [each for each in addresses if each[0] == addresses[0][0]]
     others = [each for each in addresses if each[0] != addresses[0][0]]
     return [each for each in chain.from_iterable(zip_longest(first, others)) if each is not None]

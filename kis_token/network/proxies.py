@@ -1,4 +1,6 @@
-"""The proxy for a host: one rule for Supabase and for KIS. Plain http stays on this machine and uses no proxy.
+"""The proxy for a host: one rule for Supabase and for KIS.
+
+A request over http, without TLS, goes only to this machine and uses no proxy.
 
 HTTPS_PROXY takes precedence over ALL_PROXY. A variable in lower case takes precedence over the same variable in upper
 case. A host that NO_PROXY names is reached directly. An entry of NO_PROXY has one of these forms:

@@ -1,4 +1,4 @@
-"""The certificates that this project trusts: one rule and one context for Supabase, for KIS and for the installers.
+"""The certificates that this project trusts: the same certificates for Supabase, for KIS and for the installers.
 
 These certificates are trusted:
 
@@ -84,9 +84,9 @@ def _has_certifi() -> bool:
 def _take_as_needed(*_: str | None) -> ssl.SSLContext | None:
     """Return a context that looks up each needed certificate in the system's folder; None if the folder is not usable.
 
-    OpenSSL finds a certificate in a folder by a link whose name is a hash. Linux distributions make these links. The
-    result is None if the folder has no such links, if the system is not Linux, or if one of ``VARIABLES`` is in the
-    environment.
+    OpenSSL finds a certificate in a folder by a link whose name is a hash. In the system's folder, Linux distributions
+    make a link for each certificate. The result is None if the folder has no link whose name is a hash, if the system
+    is not Linux, or if one of ``VARIABLES`` is in the environment.
     """
     folder = ssl.get_default_verify_paths().openssl_capath
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES) or not _is_prepared(folder):

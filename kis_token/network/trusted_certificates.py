@@ -1,6 +1,6 @@
 """Finds unusable certificate variables, and collects all certificates that `tls_trust` trusts in one PEM text.
 
-A connection that succeeds does not import this module.
+If a connection succeeds, this module is not imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SERVER = "1.3.6.1.5.5.7.3.1"
 
 
 def describe(error: ssl.SSLError) -> str:
-    """Return the reason for a failed handshake, in OpenSSL's fixed words, and the unusable variables.
+    """Return why a handshake failed, in OpenSSL's fixed words, and which certificate variables are unusable.
 
     The result contains no text of the peer.
     """
@@ -91,7 +91,7 @@ def _why_unusable_folder(folder: Path) -> str | None:
 
 
 def _files_of(place: Path) -> list[Path]:
-    """Return the files that OpenSSL reads if a certificate variable contains the path ``place``."""
+    """Return the files that OpenSSL reads for ``place``, a path from a certificate variable such as SSL_CERT_FILE."""
     try:
         if place.is_dir():
             return sorted(each for each in place.iterdir() if re.fullmatch(_HASHED, each.name))

@@ -29,8 +29,8 @@ def run(command: list[str]) -> int:
     def stop(number: int) -> None:
         received.append(number)
         stopped.set()
-        # If a user presses Ctrl-C in a terminal, the terminal sends SIGINT to the child too. In all other cases, this
-        # process sends the signal on to the child.
+        # If a user presses Ctrl-C in a terminal, the terminal sends SIGINT to the child too. If the terminal has not
+        # sent the signal to the child, this process sends it to the child.
         if child is not None and not (number == signal.SIGINT and sys.stdin.isatty()):
             child.send_signal(number)
 

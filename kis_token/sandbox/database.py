@@ -77,9 +77,15 @@ class Project:
     """The connection strings of one database."""
 
     owner: str
-    """The string for the role ``postgres``, which runs migrations and owns the new tables but is not a superuser."""
+    """The connection string of the role ``postgres``.
+
+    This role runs migrations and owns the new tables, but is not a superuser.
+    """
     api: str
-    """The string for the role ``authenticator``, which may only take the roles anon, authenticated and service_role."""
+    """The connection string of the role ``authenticator``.
+
+    This role may only take the roles anon, authenticated and service_role.
+    """
 
 
 def prepare_database(dsn: str, *, legacy_grants: bool = False) -> Project:

@@ -69,10 +69,10 @@ class ShiftedClock:
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request that reached an environment. This record has no headers and no body, so it contains no secret.
+    """A request to a KIS environment. This record has no headers and no body, so it contains no secret.
 
     Attributes:
-        environment: The environment that got the request.
+        environment: The KIS environment (production or paper) whose server got the request.
         method: The HTTP method.
         path: The path, without the query.
         status: The HTTP status of the answer, even if the client did not get the answer because of a fault. If the
@@ -106,11 +106,12 @@ class Counts:
 class KISEmulator:
     """Runs the servers of both KIS environments and a control server on 127.0.0.1.
 
-    Use an emulator in a ``with`` block, or call ``start`` and ``stop``. Tokens and settings survive a stop.
-    `production`, `paper` and `control` are the servers. Each server can be stopped separately, and the server's
-    ``add_fault`` adds a fault to its next requests. `accounts` has the accounts of each environment. If no account is
-    given for an environment, the environment gets a made-up account. With ``tls``, both environments are served over
-    https. The control server always uses http. ``clock`` replaces the machine's clock.
+    Use an emulator in a ``with`` block, or call ``start`` and ``stop``. After ``stop`` and a new ``start``, the
+    emulator still has its tokens and settings. `production`, `paper` and `control` are the servers. Each server can be
+    stopped separately, and the server's ``add_fault`` adds a fault to its next requests. `accounts` has the accounts of
+    each environment. If no account is given for an environment, the environment gets a made-up account. With ``tls``,
+    both environments are served over https. The control server always uses http. ``clock`` replaces the machine's
+    clock.
 
     Raises ValueError if two accounts have the same app key.
     """

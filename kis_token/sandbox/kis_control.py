@@ -18,8 +18,8 @@ answers have the body ``{"error": text}``.
 
 In ``environment``, a fault affects the next ``times`` (default 1) requests with a path that starts with ``path``
 (default "/"). If ``after`` is true (default false), the request takes effect, and only its answer is lost. The member
-``kind`` has one of the values in this list. Each entry names the other members of the fault, with default values in
-brackets:
+``kind`` has one of the values in the following list. Each entry of the list names the other members of the fault, with
+default values in brackets:
 
 - ``code``: an error with ``code``, such as EGW00133; ``status`` (403 for /oauth2, 500 elsewhere); ``path`` is
   required, because the form of the error depends on it

@@ -91,7 +91,7 @@ class KISWire:
 
     def _status(self, code: str) -> int | None:
         if code.startswith("OPSQ"):
-            return 200  # a service behind KIS's gateway reports its errors with this status
+            return 200  # a service behind KIS's gateway reports its errors with status 200
         return self._rules.settings.expired_status if code == "EGW00123" else None
 
     def _token(self, request: Request) -> object:

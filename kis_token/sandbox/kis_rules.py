@@ -1,7 +1,8 @@
 """The rules of the KIS Open API: keys, the issue and validity of tokens, and the limits on calls.
 
 This module does not depend on HTTP. With `Settings`, a test can change a rule that differs between customers of KIS, or
-that is known only from reports of users. A test cannot change the other rules. All times are timezone-aware, in UTC.
+that is known only from reports of users. A test cannot change a rule that is not in `Settings`. All times are
+timezone-aware, in UTC.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ SAME_TOKEN = timedelta(hours=6)
 #: KIS accepts one tokenP call a minute for each app key.
 TOKEN_CALL_INTERVAL = timedelta(minutes=1)
 #: KIS locks an app key that gets ``Settings.lockout_after`` errors EGW00133 within 30 minutes. KIS does not publish for
-#: how long it counts these errors.
+#: how long it counts the errors EGW00133.
 LOCKOUT_WINDOW = timedelta(minutes=30)
-#: KIS locks an app key for one day. KIS does not publish the length of a lock. KIS locked the app key of one client,
-#: which called tokenP every 30 seconds, for a day.
+#: KIS locks an app key for one day. KIS does not publish for how long it locks an app key. One client called tokenP
+#: every 30 seconds, and KIS locked the app key of this client for a day.
 LOCKOUT = timedelta(days=1)
 #: The validity of a partner company's token, 90 days, the longest that KIS documents.
 LONGEST_LIFE_SECONDS = 7_776_000
@@ -82,13 +83,13 @@ class Settings:
     Raises ValueError if a value is invalid.
 
     Attributes:
-        expires_in: Validity of a new token in seconds. For partner companies, KIS uses 7776000 (90 days). For all other
-            customers, KIS uses 86400 (24 hours).
+        expires_in: Validity of a new token in seconds. The token of a partner company is valid for 7776000 s (90 days).
+            The token of a customer that is not a partner company is valid for 86400 s (24 hours).
         reissue_kills_previous: Whether a new token makes the previous token invalid (EGW00121).
-        calls_per_second: The number of /uapi calls of one app key that KIS accepts in a second. If an app key makes
-            more calls, they get the error EGW00201.
-        expired_status: HTTP status of the error EGW00123. Some users report the status 500. Other users report the
-            status 200.
+        calls_per_second: The number of /uapi calls of one app key that KIS accepts in a second. A call above this
+            number gets the error EGW00201.
+        expired_status: HTTP status of the error EGW00123. Some users of KIS report the status 500 for this error, and
+            some report the status 200.
         lockout_after: After this number of errors EGW00133 within `LOCKOUT_WINDOW`, an app key is locked for `LOCKOUT`.
             If ``lockout_after`` is 0, an app key is never locked.
     """
@@ -228,9 +229,11 @@ class KISRules:
     def admit(self, app_key: str, app_secret: str, token: str) -> None:
         """Accept a call of a path below /uapi, or raise `RefusedError` with one of these codes.
 
-        EGW00121: the token was never issued to this app key, or was revoked or killed. EGW00123: the token has expired.
-        EGW00304: the secret is wrong. EGW00201: KIS has accepted ``Settings.calls_per_second`` calls in the last
-            second.
+        - EGW00121: the token was never issued to this app key, was revoked, or became invalid because of a newer token
+          or a test.
+        - EGW00123: the token has expired.
+        - EGW00304: the secret is wrong.
+        - EGW00201: KIS has accepted ``Settings.calls_per_second`` calls in the last second.
         """
         with self._lock:
             now = self._clock.now()

@@ -154,7 +154,7 @@ class LoopbackServer:
     def _keep_port(self) -> None:
         """Bind the port of the stopped server without listening, so that no other program can take the port."""
         holder = socket.socket()
-        if os.name == "posix":  # on Windows, the option would let other programs bind the same port
+        if os.name == "posix":  # on Windows, SO_REUSEADDR would let other programs bind the same port
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(OSError):  # another program has taken the port
             holder.bind(("127.0.0.1", self._port))
@@ -270,7 +270,7 @@ class _Connection(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep its thread for longer than this
+    timeout = LONGEST_STALL_SECONDS  # after this many seconds, an idle connection is closed and its thread ends
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)

@@ -55,8 +55,8 @@ class EmbeddedPostgres:
             return
         binaries = find_binaries()
         # The guard process runs in a new session, which Ctrl-C in a terminal does not reach. So the guard process can
-        # stop the server and delete the folder.
-        self._guard = subprocess.Popen(  # noqa: S603 - the program is a script of this package
+        # stop PostgreSQL's server and delete its folder after Ctrl-C.
+        self._guard = subprocess.Popen(  # noqa: S603 - the command runs postgres_guard.py of this package
             [
                 *(sys.executable, "-I", "-S", "-X", "utf8", str(Path(__file__).with_name("postgres_guard.py"))),
                 *(str(binaries), SUPERUSER, str(self._max_connections)),

@@ -1,4 +1,4 @@
-"""The script of the guard process, which runs a temporary PostgreSQL server. ``postgres.py`` starts this script.
+"""The script that runs a temporary PostgreSQL server and stops it. ``postgres.py`` starts it as the guard process.
 
 The script imports only the standard library. The script's arguments are the folder of PostgreSQL's programs, the
 superuser's name and the number of connections. The script makes a database cluster in a new temporary folder, starts
@@ -31,8 +31,8 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 PORTS_TO_TRY = 5
 
-# The settings of the server. The data need not survive a crash, so the server does not wait until a write is on the
-# disk. A failed statement may contain a token, so the server's log omits statements.
+# The settings of the server. The data may be lost in a crash, so the server does not wait until a write is on the disk.
+# A failed statement may contain a token, so the server's log omits statements.
 SETTINGS = """\
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -94,9 +94,9 @@ def folder_for_temporary_files(account: Account | None) -> str | None:
 def temporary_folder(parent: str | None) -> Iterator[Path]:
     """Yield a new folder, and delete the folder at the end.
 
-    This function does not use ``tempfile``, because of Windows. Since Python 3.12.4, only the owner and administrators
-    may use a folder that ``tempfile`` makes, and initdb and pg_ctl drop an administrator's rights. On Windows, the
-    rights of the parent folder keep other users out.
+    This function does not make the folder with ``tempfile``. On Windows, since Python 3.12.4, only the owner and
+    administrators may use a folder that ``tempfile`` makes. initdb and pg_ctl give up the rights of an administrator,
+    so they may have no access to such a folder. On Windows, the rights of the parent folder keep other users out.
     """
     folder = Path(parent or tempfile.gettempdir(), f"kis-postgres-{secrets.token_hex(8)}")
     folder.mkdir(mode=0o777 if os.name == "nt" else 0o700)

@@ -1,9 +1,9 @@
 """Emulates Supabase's REST interface: the part of PostgREST and of its gateway that this project uses.
 
-Each request becomes one transaction with the role of the request's key. PostgreSQL makes all values in the answers, and
-the texts of database errors. The Supabase emulator reads the schema for each request, so it has no cache of the schema.
-The Supabase emulator does not support these parts of PostgREST: embedded resources, casts and JSON paths in ``select``,
-filters with ``or``, counts, GET on functions, and tokens of users.
+Each request becomes one transaction with the role of the request's key. All values in the emulator's answers, and the
+texts of database errors, come from PostgreSQL. The Supabase emulator reads the schema for each request, so it has no
+cache of the schema. The Supabase emulator does not support these parts of PostgREST: embedded resources, casts and JSON
+paths in ``select``, filters with ``or``, counts, GET on functions, and tokens of users.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psycopg
 
-#: The HTTP status for each SQLSTATE, or for each SQLSTATE with this beginning. The longest match counts. Any other
-#: SQLSTATE gets status 400.
+#: The HTTP status for each SQLSTATE. A key with fewer than five characters is for every SQLSTATE that begins with the
+#: key. If several keys match an SQLSTATE, the longest key counts. An SQLSTATE that matches no key gets status 400.
 _STATUS = {
     "08": 503,
     "09": 500,

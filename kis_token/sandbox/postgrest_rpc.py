@@ -62,7 +62,7 @@ class Function:
         )
         if self.names_results:
             # If a function has only one output argument, PostgreSQL would give the result column the alias
-            # ``pgrst_call`` as its name. The inner select keeps the name of the output argument.
+            # ``pgrst_call`` as its name. With the inner select, the result column has the name of the output argument.
             call = sql.SQL("(select * from {})").format(call)
         if not given:
             return call + sql.SQL(" pgrst_call")

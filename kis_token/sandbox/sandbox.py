@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _SLOTS: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
 
-#: `Sandbox.environment` removes the variables with these prefixes. Such a variable can give a program the settings of
-#: another account, or is an input of the GitHub Actions step that runs this process.
+#: `Sandbox.environment` removes the variables with these prefixes. A variable with one of these prefixes can give a
+#: program the settings of another account, or is an input of the GitHub Actions step that runs this process.
 _OTHERS = ("KIS_", "SUPABASE_", "INPUT_")
 
 
@@ -145,10 +145,10 @@ class Sandbox:
             )
 
     def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
-        """Return ``outside``, the variables of a process, changed for a program that uses the sandbox.
+        """Return a copy of ``outside``, the variables of a process, for a program that uses the sandbox.
 
-        The method adds `variables`, and removes all other variables that begin with KIS_, SUPABASE_ or INPUT_. The
-        method also changes NO_PROXY, so that the program uses no proxy for 127.0.0.1.
+        The copy has `variables`, and has no other variables that begin with KIS_, SUPABASE_ or INPUT_. In the copy,
+        NO_PROXY contains 127.0.0.1, so that the program uses no proxy for this address.
         """
         kept = {name: value for name, value in outside.items() if not name.startswith(_OTHERS)}
         direct = ",".join(filter(None, (outside.get("NO_PROXY") or outside.get("no_proxy"), "127.0.0.1")))

@@ -1,14 +1,16 @@
 """The meaning of an error answer: a configuration error, or an outage with its cause in words.
 
 Only PostgREST and Supabase's gateway can report a configuration error. PostgREST reports the error by the code in its
-JSON. Supabase's gateway reports the error by its message with status 401 or 403. If another program sends an error
-answer, the answer means an outage, with any status. An error answer may contain stored values or parts of the request.
-Therefore, an error shows only texts that the functions of sql/ write. A text that the functions of sql/ did not write
-is compared with known messages. An error shows at most the parts of this text that match a known pattern.
+JSON. Supabase's gateway reports the error by its message with status 401 or 403. If a program other than PostgREST or
+Supabase's gateway sends an error answer, the answer means an outage, for every status. An error answer may contain
+stored values or parts of the request. Therefore, an error shows only texts that the functions of sql/ write. A text
+that the functions of sql/ did not write is compared with known messages. Of a text that the functions of sql/ did not
+write, an error shows at most the parts that match a known pattern.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
-https://developers.cloudflare.com/support/troubleshooting/http-status-codes/ (520 to 530, and 1xxx in the page).
+https://developers.cloudflare.com/support/troubleshooting/http-status-codes/ (520 to 530, and the numbers 1xxx in
+Cloudflare's HTML page).
 """
 
 from __future__ import annotations
@@ -44,11 +46,11 @@ _KEYLESS = {
     "KTA06": ("id-token-replayed", "Supabase has accepted this ID token before, and accepts an ID token only once"),
     "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
-#: An error shows a detail only if the detail begins with one of these texts. A detail with a different beginning may
-#: repeat a value of the request.
+#: An error shows the detail of an error answer only if the detail begins with one of the following texts. Any other
+#: detail may repeat a value of the request.
 _SHOWN_DETAILS = ("insert into public.credential_callers", "update public.credential_callers", "kid: ")
-#: The longest SQL statement, in characters, that an error shows. Every statement that the functions of sql/ send has
-#: fewer characters.
+#: The longest SQL statement, in characters, that an error shows. Every statement that the functions of sql/ send is
+#: shorter than this limit.
 _LONGEST_STATEMENT = 2000
 
 _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
@@ -76,8 +78,8 @@ _MISCONFIGURED = {
 #: than the tables.
 _OF_THE_CACHE = ("PGRST202", "PGRST204", "PGRST205")
 
-#: The causes of temporary failures. Each key of the dictionary is the first part of an error code. If several keys
-#: match an error code, the longest key is used.
+#: The causes of temporary failures. Each key of the dictionary is the first part of an error code. If several keys of
+#: the dictionary match an error code, the value of the longest key is used.
 _PASSING = {
     "08": "PostgREST lost its connection to the database",
     "25": "",
@@ -228,7 +230,7 @@ def _cause(code: str, message: str) -> str | None:
 
 
 def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutage | None:
-    """The outage for a known state that Supabase's gateway reports; None if the answer reports no known state."""
+    """Return a StoreOutage if Supabase's gateway reports a known state, such as a paused project; None otherwise."""
     restrictions = sorted(set(_RESTRICTION.findall(text)))
     if status == 402 and (restrictions or message.startswith("service for this project is restricted")):
         said = f"Supabase has restricted the project ({shown}){_colon(', '.join(restrictions))}"
@@ -243,7 +245,7 @@ def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutag
 
 
 def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> StoreOutage:
-    """The outage for an error answer that another program sent instead of Supabase, such as a proxy."""
+    """Return the StoreOutage for an error answer that comes from a program other than Supabase, such as a proxy."""
     if 300 <= status < 400:
         said = f"supabase-url answers with a redirect ({shown})"
         return StoreOutage("store-redirects", said, doubtful=True, lasting=True, persists=True)

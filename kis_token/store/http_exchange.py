@@ -93,7 +93,8 @@ class Wire:
                 raise GivenUp(sent=attempt.sent) from None
             except (OSError, ValueError, http.client.HTTPException) as error:
                 outage = self._outage(error, proxy, sent=attempt.sent)
-            raise outage  # outside of the except block: a traceback must not show the caught error with its request
+            # This line is after the except block, so that a traceback does not show the caught error with its request.
+            raise outage
 
         try:
             return within(seconds, exchange)

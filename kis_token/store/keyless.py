@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from kis_token.store.http_exchange import Wire
     from kis_token.store.id_token import IDTokens
 
-#: The greatest age, in seconds, of an ID token that a read uses again. A waiting caller reads often, and should not ask
-#: GitHub for an ID token each time. The database accepts an ID token for 330 s.
+#: If an ID token is at most this many seconds old, a read of the store may use it again. A waiting caller reads often,
+#: and should not ask GitHub for an ID token each time. The database accepts an ID token for 330 s.
 OLDEST_FOR_READS = 60.0
 
 

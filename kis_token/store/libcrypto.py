@@ -2,8 +2,8 @@
 
 This module never encrypts. Before `load` returns a function that decrypts, this module checks the function with a
 published test case. If this Python's OpenSSL cannot be used, `load` returns None, and the caller needs the package
-cryptography. The Pythons of uv, for example, contain OpenSSL without the names of its functions. Source of the calls:
-the manual page EVP_EncryptInit(3) of OpenSSL 1.1.1 and 3.
+cryptography. For example, a Python that uv installs contains OpenSSL, but does not export the names of OpenSSL's
+functions. Source of the calls: the manual page EVP_EncryptInit(3) of OpenSSL 1.1.1 and 3.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def _try(name: str) -> Decrypt | None:
 def _libraries() -> list[str]:
     """Return the files that may contain OpenSSL's functions.
 
-    On Windows, the result contains the files ``libcrypto-*.dll`` in the folder of the module ``_ssl``. On other
-    systems, the result contains the file of the module ``_ssl``.
+    On Windows, the result contains the files ``libcrypto-*.dll`` in the folder of the module ``_ssl``. On systems other
+    than Windows, the result contains the file of the module ``_ssl``.
     """
     try:
         import _ssl

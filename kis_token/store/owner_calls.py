@@ -55,7 +55,10 @@ class OwnerCalls(SupabaseCalls):
         return answer.one_of("stored", "token-ended") == "token-ended"
 
     def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
-        """Replace the stored form of a value. Returns False if the row's version is not ``replaces_version``."""
+        """Replace the text of a stored value by ``stored_form``, the sealed form of the same value.
+
+        Returns False if the row's version is not ``replaces_version``.
+        """
         answer = self._ask(
             "reseal",
             service=service_name,
@@ -92,8 +95,8 @@ class OwnerCalls(SupabaseCalls):
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            # The function of an older release has no argument token_of. Without the argument, the function answers with
-            # its version.
+            # The function of an older release has no argument token_of. If the request has no token_of, the older
+            # function answers, and its answer shows its version.
             return self._run("issuance_status", _parse_status, **arguments)
 
     def callers_status(self, service_name: str | None) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class OwnerCalls(SupabaseCalls):
         def parse(faults: object) -> list[tuple[str, str]]:
             try:
                 if not isinstance(faults, list):
-                    raise TypeError  # noqa: TRY301 - the handler below also catches the other errors of a wrong answer
+                    raise TypeError  # noqa: TRY301 - the except clause below handles every error of a wrong answer
                 return [(str(fault["what"]), str(fault["said"])) for fault in faults]
             except (TypeError, KeyError):
                 raise foreign("check_setup") from None

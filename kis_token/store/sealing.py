@@ -1,8 +1,9 @@
 """Sealed values: ``enc:v1:`` envelopes, which can be read only with the encryption key.
 
 The form of an envelope is ``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, with AES-256-GCM. The key is derived
-by HKDF-SHA256 from a 32-byte secret. ``kid``, the fingerprint of the derived key, names the key. Service name and
-credential type are authenticated with the value, so a sealed value cannot be moved to another row.
+by HKDF-SHA256 from a 32-byte secret. ``kid``, the fingerprint of the derived key, names the key. The encryption
+authenticates the service name and the credential type together with the value, so a sealed value cannot be moved to
+another row.
 
 Values are sealed with the package cryptography. If `libcrypto` works on this Python, values are unsealed with the
 standard library alone.
@@ -71,7 +72,7 @@ class SealingVault:
 
 
 class TolerantVault:
-    """Seals and unseals with ``vault``. In contrast to ``vault``, `unseal` accepts both sealed and plain values."""
+    """Seals and unseals with ``vault``. The method `unseal` accepts a sealed value and also a plain value."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault

@@ -25,16 +25,16 @@ TYPES = (*KEY_TYPES, TOKEN_TYPE)
 #: tokens, although rejected tokens are not credentials.
 REJECTED_TOKENS = "rejected_tokens"
 
-#: The text that PostgreSQL reads as its present time.
+#: If a query has this text as a time, PostgreSQL uses its present time.
 DATABASE_NOW = "now"
 
-#: The earliest and the latest accepted time of a Date header. A Date header with an earlier or later time is ignored.
-#: In a calculation with times near the limits of ``datetime``, an overflow can occur.
+#: The earliest and the latest accepted time of a Date header. A Date header with a time outside of these two limits is
+#: ignored. In a calculation with times near the limits of ``datetime``, an overflow can occur.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1, 1, tzinfo=timezone.utc)
 
-#: The limit of one read, in seconds.
+#: A read of the store may take at most this many seconds.
 READ_SECONDS = 5.0
-#: The longest stored value in characters. Every key and token, sealed or plain, has fewer characters.
+#: The longest stored value in characters. Every key and token, sealed or plain, is shorter than this limit.
 LARGEST_VALUE = 64 * 1024
 
 
@@ -45,7 +45,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
     """
     try:
         if not isinstance(rows, list):
-            raise TypeError  # noqa: TRY301 - the handler below also catches the other errors of a wrong answer
+            raise TypeError  # noqa: TRY301 - the except clause below handles every error of a wrong answer
         remembered = [row["credential_value"] for row in rows if row["credential_type"] == REJECTED_TOKENS]
         slot = Slot(
             {
@@ -57,7 +57,8 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             server_now,
             frozenset[str]().union(*map(_fingerprints, remembered)),
         )
-    except (TypeError, KeyError, ValueError, OverflowError):  # not passed on: the error's text quotes the answer
+    except (TypeError, KeyError, ValueError, OverflowError):
+        # The caught error is not shown (``from None``), because its text quotes the answer.
         raise StoreOutage("store-unreachable", "Supabase's answer is not a list of rows") from None
 
     if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
@@ -140,7 +141,10 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """The time at which ``key``, or a part of a read-only key, expired by its claims; None if no part has expired."""
+    """The expiry time of the part of ``key`` that expired first, from its claim ``exp``; None if no part has expired.
+
+    A read-only key has two parts, and every other key has one part.
+    """
     from kis_token.settings.pasted_values import parse_claims
     from kis_token.token import claimed_time
 

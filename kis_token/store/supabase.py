@@ -119,7 +119,8 @@ class SupabaseStore(OwnerCalls):
     ) -> bool:
         """Store a token without a lease. Returns False, and stores nothing, if the token is rejected.
 
-        A stored token that expires later than ``token`` is kept, unless its row has the version ``replaces_version``.
+        If the stored token expires later than ``token``, and its row does not have the version ``replaces_version``,
+        the stored token is kept.
         """
         arguments = {
             "service": service_name,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from kis_token.core.slot import Slot
 
-#: The limit of one write in seconds: more than a healthy database needs, and much less than the lease of 60 s.
+#: A write to the store may take at most this many seconds. A healthy database needs less time. A lease lasts 60 s,
+#: which is much longer than this limit.
 CALL_SECONDS = 8.0
 
 _Result = TypeVar("_Result")
