@@ -7,8 +7,8 @@ _KEYS_HINT = (
     "environment). A secret that was cut off or lacks its last '=' is refused too."
 )
 _TRUST_HINT = (
-    "If this machine's connections are inspected, set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to the file with the "
-    "inspecting company's certificate. If the message names a variable, correct or remove it."
+    "If a company's network inspects this machine's connections, set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to the file "
+    "with this company's certificate. If the message names a variable, correct or remove it."
 )
 _MIGRATE_HINT = "Run the files of sql/ in the SQL editor of the Supabase project, in the order of their names."
 
@@ -92,7 +92,7 @@ REMEDIES: dict[str, str] = {
     ),
     "profile-unknown": "Use the name of a profile that kis-token init has kept, or unset KIS_PROFILE.",
     "profile-unusable": (
-        "Run kis-token init to keep the settings again, or set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. If the key "
+        "Run kis-token init to store the settings again, or set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. If the key "
         "is in the keyring, unlock the keyring and install the extra: kis-token[keyring]."
     ),
     # store
@@ -101,8 +101,8 @@ REMEDIES: dict[str, str] = {
     ),
     "store-restricted": (
         "Look at the organization's usage and billing in Supabase's dashboard. The restriction ends when the billing "
-        "period ends, the plan is enlarged or the bill is paid. While the project is restricted, only cached tokens "
-        "can be used."
+        "period ends, when the organization gets a larger plan, or when the bill is paid. While the project is "
+        "restricted, only cached tokens can be used."
     ),
     "store-paused": "Restore the project in Supabase's dashboard. On the free plan Supabase pauses unused projects.",
     "store-database-read-only": (
@@ -172,7 +172,8 @@ REMEDIES: dict[str, str] = {
     "key-in-two-slots": "Use the same service-name for this app key everywhere.",
     "app-key-changed": "Another caller is storing keys for this slot. Run again when that caller has finished.",
     "token-repeated": (
-        "For 6 hours after an issue KIS gives the same token, even a rejected one. Run again after the message's time."
+        "For 6 hours after KIS issues a token, KIS gives the same token again, even if KIS rejects it. Run again after "
+        "the time in the message."
     ),
     "token-too-young": "KIS issues one token a day. Use the stored token; if KIS rejects it, renew it by force.",
     "wait-too-long": (
@@ -192,8 +193,8 @@ REMEDIES: dict[str, str] = {
     "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
     "file-unwritable": "Correct the file that the message names, or give --directory another folder of this user.",
     "export-failed": (
-        "The file must belong to this user, in a writable folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME name the "
-        "clients' folders."
+        "This user must own the file, and must be able to write to its folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME "
+        "name the clients' folders."
     ),
     "output-unwritable": "Run the action as a step of a workflow. Outside a workflow, use the command kis-token get.",
     "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",

@@ -54,8 +54,8 @@ def tracebacks(records: Records) -> list[str]:
 JUDGES: dict[str, Callable[[Records], list[str]]] = {
     "tokens handed out that KIS would reject": rejected_tokens,
     "tokenP calls with leases within a minute": close_calls,
-    "tokenP without a lease, beside the store": alone_beside_the_store,
-    "tokenP without a lease, in a hiccup": alone_in_a_hiccup,
+    "tokenP without a lease, store answered": alone_beside_the_store,
+    "tokenP without a lease, too early": alone_in_a_hiccup,
     "tokenP within a minute, alone on one machine": close_calls_of_one_machine,
     "new tokens within a minute": issued_twice,
     "older tokens stored over newer": older_over_newer,
@@ -63,7 +63,7 @@ JUDGES: dict[str, Callable[[Records], list[str]]] = {
     "tracebacks and other errors": tracebacks,
     "no token, although the cache held one": failed_with_cache,
     "no token, although the store gave one": failed_with_store,
-    "no token, given up in a hiccup": failed_in_a_hiccup,
+    "no token, given up too early": failed_in_a_hiccup,
     "ended by KIS, with the later one in the cache": killed_beside_cached,
     "answers of another process, after a fork": answers_of_another,
 }

@@ -83,7 +83,7 @@ def callers_table(rounds: Iterable[stampede.Round]) -> Table:
             ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True))),
         ),
         f"All callers start at once on {os.cpu_count()} cores, as in bench.stampede. KIS takes {_TOKEN_SECONDS:g} s "
-        "for tokenP. The figures are medians of the rounds.",
+        "for tokenP. Each figure is the median of all rounds of the benchmark.",
     )
 
 

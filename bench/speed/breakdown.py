@@ -107,7 +107,7 @@ def _command(course: Course) -> Ladder:
         [
             ("start of Python, with `.pth` files of packages", python("python", "-c", "")),
             (
-                "imports of click and our commands",
+                "imports of `click` and of our commands",
                 python("cli", "-c", "import kis_token.cli, kis_token.cli.token_commands"),
             ),
             ("imports of the chain", python("chain", "-c", "import kis_token.cli, kis_token.wiring")),
@@ -132,7 +132,7 @@ def _issuing(course: Course) -> Ladder:
             ("shell and Python", plain("python", "")),
             ("imports of our code and its dependencies", plain("action", found)),
             (
-                "read, begin, tokenP, commit, output",
+                "reading, lease, tokenP, storing, output",
                 course.action("issues, whole", env=tools, before=("empty",), source="oauth"),
             ),
         ],

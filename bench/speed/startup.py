@@ -45,7 +45,7 @@ _LIBRARY = "from kis_token import get_token; get_token()"
 FRESH: tuple[_Comparison, ...] = (
     ("fresh token, nothing installed", "action", "bare script", 1.3),
     ("fresh token, with export-credentials and export-env", "action, exports", "bare script", 1.4),
-    ("`rotate` without a due renewal, nothing installed", "action, rotate", "bare script", 1.4),
+    ("`rotate` while no renewal is due, nothing installed", "action, rotate", "bare script", 1.4),
     ("fresh sealed token, nothing installed, no package index", "action, sealed", "action", 1.35),
     ("fresh token, nothing installed", "action", "script with requests", 0.7),
     ("fresh token, nothing installed", "action", "script with requests, compiled", None),

@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
     print(f"Simulated: Supabase and KIS. KIS issues one token a minute; tokenP takes {options.token_seconds:g} s.")
-    print("Right results: 1 in the column tokenP, 0 in the column failed.")
+    print("A right result has 1 in the column tokenP and 0 in the column failed.")
     print("After many EGW00133, KIS locks an app key. See --help.\n")
     print(_line(COLUMNS), _line("-" * len(title) for title in COLUMNS), sep="\n", flush=True)
     failures = []

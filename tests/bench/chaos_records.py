@@ -21,9 +21,9 @@ DAY = 86400.0
 NOW = 1000.0
 REFUSED = "tokens handed out that KIS would reject"
 ENDED = "handed out after KIS had ended it early"
-BESIDE_STORE = "tokenP without a lease, beside the store"
-HICCUP = "tokenP without a lease, in a hiccup"
-GAVE_UP = "no token, given up in a hiccup"
+BESIDE_STORE = "tokenP without a lease, store answered"
+HICCUP = "tokenP without a lease, too early"
+GAVE_UP = "no token, given up too early"
 #: The tokens of KIS: two tokens of the callers' key, an expired token, and a token of another key.
 TOKENS = (
     Issued("old", NOW - 9 * 3600, NOW + DAY - 9 * 3600),
