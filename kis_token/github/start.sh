@@ -2,7 +2,7 @@
 #
 # A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
 # is too old or lacks a part of its library. Therefore the script checks a Python before the step uses this Python. If a
-# Python's library is in the folder ../lib of the Python's binary, the script only runs "python -V", which takes a
+# Python's library is in ../lib, relative to the binary's folder, the script only runs "python -V", which takes a
 # millisecond. If a Python passes the check "python -V" but lacks a module, entrypoint.py runs this script again with
 # --unusable="<path>: <reason>", before a token is issued.
 #

@@ -216,8 +216,9 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
 
     The token's end is the earlier of two times: the end in the JWT's claims and ``access_token_token_expired`` (Korea
     time). If neither the claims nor ``access_token_token_expired`` can be read, the end is ``now`` plus ``expires_in``.
-    Only in this case is ``expires_in`` used: if KIS returns an older token again, it is unknown at which time
-    ``expires_in`` begins. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
+    The end is computed from ``expires_in`` only in this case: if KIS returns an older token again, it is unknown at
+    which time ``expires_in`` begins. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an
+    expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):
