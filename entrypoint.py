@@ -18,8 +18,8 @@ import time
 
 TYPE_CHECKING = False  # not imported from typing, a module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: Words of this program's command line. start.sh or an earlier start of this program adds these words, each with a
-#: value after "=".
+#: The names of this program's arguments. Each argument has the form NAME=VALUE. start.sh adds arguments when it starts
+#: this program, and this program adds arguments when it starts itself again.
 STARTED_WORD = "--started"
 PYTHON_WORD = "--python"
 UNUSABLE_WORD = "--unusable"
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 def read_word(name: str) -> str:
-    """Return the value of the command line's word ``name=value``, or "" without such a word."""
+    """Return the value of the argument ``name=value``, or "" if no argument has this name."""
     return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
-#: The time at which the step began, a value of `time.monotonic`. If this program starts itself again, the value stays
-#: that of the first start.
+#: The time at which the step began, a value of `time.monotonic`. If this program starts itself again, STARTED keeps the
+#: value from the first start.
 STARTED = float(read_word(STARTED_WORD) or read_word(REINSTALL_WORD) or time.monotonic())
 
 
@@ -53,7 +53,7 @@ def main() -> int:
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again()
     gc.disable()  # On the fast path, garbage collection frees nearly nothing and takes a twentieth of the time.
-    sys.path.append(HERE)  # The folder is the last one, because most imports are of the standard library.
+    sys.path.append(HERE)  # HERE is the last entry, because most imports are of the standard library.
     sys.dont_write_bytecode = True  # A runner fetches the action for each job, so no later step would read bytecode.
     try:
         return run_step()
@@ -106,8 +106,8 @@ def run_step() -> int:
     """
     from contextlib import ExitStack
 
-    # `dataclasses` imports the modules `inspect` and `copy`, and does not use them for the classes of the fast path.
-    # The two imports would take a tenth of the fast path's time.
+    # `dataclasses` imports the modules `inspect` and `copy`, and does not use them for the classes of the fast path. To
+    # import `inspect` and `copy` would take a tenth of the fast path's time.
     for name in ("inspect", "copy"):
         load_when_used(name)
     from kis_token.errors import KisTokenError
@@ -187,7 +187,8 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode in ("resolve", "check") else None
             if view is not None and view.outage is not None:
-                # If repeating the request does not end the outage, the error has the outage's code, not the fault's.
+                # If `view.outage` is lasting, the new error has the code of `view.outage`. Otherwise, the new error has
+                # the code of `fault`.
                 code = view.outage.code if view.outage.lasting else fault.code
                 fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
@@ -201,10 +202,10 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
 
 
 def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> None:
-    """Start a watch that reports ``timed-out`` and ends the process at ``timeout``, even if an operation hangs.
+    """Start a timer that reports ``timed-out`` and ends the process at ``timeout``, even if an operation hangs.
 
-    An operation with its own time limit ends before ``timeout``. If the watch is reporting, ``end`` waits for the
-    report, because Python aborts if the process exits while another thread writes to its output.
+    An operation with its own time limit ends before ``timeout``. If the timer is writing its report, ``end`` waits for
+    the report, because Python aborts if the process exits while another thread writes to standard output.
     """
     import threading
 
@@ -270,7 +271,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
-            raise outage  # the packages would not end the outage
+            raise outage  # with the packages, the request would fail in the same way
     try:
         return view, remember(cache, resolution) if resolution is not None else None
     except ImportError as error:
@@ -280,7 +281,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
 
 def make_fast_vault(settings: Settings) -> Vault | None:
-    """Return a vault that needs no packages; None if a key is set and this Python cannot load OpenSSL's libcrypto."""
+    """Return a `Vault` that needs no packages; None if a key is set and this Python cannot load OpenSSL's libcrypto."""
     if not settings.encryption_keys:
         from kis_token.core.slot import PlainVault
 
@@ -359,7 +360,7 @@ def run_action(view: View | None, masks: Masks) -> int:
 def leave(status: int) -> NoReturn:
     """End the process. After the fast path, skip Python's clean-up of all modules.
 
-    The clean-up would take a twelfth of the fast path's time.
+    Without this skip, Python's clean-up would take a twelfth of the fast path's time.
     """
     if gc.isenabled():
         sys.exit(status)

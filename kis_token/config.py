@@ -93,8 +93,8 @@ class Settings:
     keys_slot: str | None = None
     #: Warnings for users about corrected values.
     notes: tuple[str, ...] = ()
-    #: The request by which this job gets ID tokens. The request is set only if supabase-key is the public key, because
-    #: a caller with the public key needs an ID token in place of a secret key.
+    #: The request by which this job gets ID tokens. None if supabase-key is not the public key: only a caller with the
+    #: public key needs an ID token in place of a secret key.
     id_token_request: IDTokenRequest | None = None
     #: Whether the cache is off because this user has no home folder. cache_path is then None.
     homeless: bool = False
@@ -121,7 +121,7 @@ def project_and_slot(env: Mapping[str, str]) -> tuple[str, str]:
 
 
 class _Reader(EnvironmentReader):
-    """Reads the settings from one environment."""
+    """Reads the settings from the environment variables ``env``."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         super().__init__(env)
@@ -211,8 +211,8 @@ class _Reader(EnvironmentReader):
         return " ".join(words)
 
     def _find_id_token_request(self) -> tuple[str, str] | None:
-        """Record where this job gets ID tokens, which replace a key. Return a fault if the job cannot get ID tokens."""
-        from kis_token.process.caller_identity import IDTokenRequest  # only the public key needs this module
+        """Record the request by which this job gets ID tokens. Return a fault if the job cannot get ID tokens."""
+        from kis_token.process.caller_identity import IDTokenRequest  # needed only if supabase-key is the public key
 
         self._id_token_request = IDTokenRequest.find(self._env)
         if self._id_token_request is not None:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     _Answer = TypeVar("_Answer")
 
-#: The threads of the calls that ended most recently. Each entry is a thread's ID in the system, and the time
-#: (`time.monotonic`) at which the thread's call ended.
+#: The most recently ended calls. Each entry is the ID that the system gave to the call's thread, and the time
+#: (`time.monotonic`) at which the call ended.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
-#: The longest time, in seconds, for which a fork waits until the system has ended the thread of a call.
+#: Before a fork, `await_ends` waits for the end of a call's thread, until at most this number of seconds after the
+#: call.
 LONGEST_END = 1.0
 
 #: The seconds that a tokenP call needs before the deadline. tokenP takes up to 15 s, and storing its answer takes a few
@@ -37,9 +38,9 @@ SLICE = 0.25
 
 
 def usable(timeout: float) -> float:
-    """The seconds of ``timeout`` in which requests are allowed.
+    """Return the time, in seconds, in which requests may run: ``timeout`` without a reserve.
 
-    The rest of ``timeout`` is kept for the output of the token.
+    The reserve is kept for the output of the token.
     """
     return timeout - min(1.0, timeout / 5)
 
@@ -96,14 +97,14 @@ class Attempt:
             self._check()
 
     def watch(self, connection: socket.socket) -> None:
-        """Shut ``connection`` down when the caller gives up, even if TLS uses ``connection``.
+        """Shut down ``connection`` when the caller gives up, even if ``connection`` is a TLS socket.
 
         Raises GivenUp if the caller has given up already.
         """
         with self._lock:
             self._check()
-            # TLS takes over the handle of the connection, and a TLS socket has no dup(). Therefore the attempt keeps a
-            # second handle of the same connection.
+            # TLS takes over the handle of the connection, and a TLS socket has no dup(). Therefore the attempt makes a
+            # second handle of the connection with `fromfd`.
             self._release()
             self._connection = socket.fromfd(connection.fileno(), connection.family, connection.type)
 
@@ -170,7 +171,7 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
         if errors:
             raise errors[0]
     finally:
-        attempt.give_up()  # needed after Ctrl-C; give_up() has no effect on a finished attempt
+        attempt.give_up()  # ends the request after Ctrl-C; give_up() has no effect on a finished attempt
     raise GivenUp(sent=attempt.sent)
 
 
@@ -181,11 +182,11 @@ def _join(thread: threading.Thread, until: float) -> None:
 
 
 def await_ends() -> None:
-    """Wait until the system has ended the threads of the last calls, for at most a second.
+    """Wait, for at most a second, until the system has ended the threads of the last calls.
 
-    After a thread has ended for Python, OpenSSL still frees the thread's data, and holds a lock during this clean-up.
-    If a child is forked during the clean-up, the child inherits the locked lock, and hangs at its first handshake. The
-    function waits only on Linux, because other systems do not list the threads in /proc.
+    After Python has reported the end of a thread, OpenSSL still frees the thread's data, and holds a lock during this
+    clean-up. If a child is forked during the clean-up, the child inherits the locked lock, and hangs at its first
+    handshake. The function waits only on Linux, because other systems do not list the threads in /proc.
     """
     while _ENDED:
         number, ended = _ENDED[0]

@@ -116,8 +116,8 @@ class StoreOutage(StoreError):
         sent: True if this machine may have sent the request, and the request may have taken effect.
         persists: True if the answer reports a state that lasts, such as a project over its quota. If ``persists`` is
             true, the request is repeated only for a second.
-        refused: True if the other machine does not accept the connection, for example because no server runs on it. The
-            caller gets this error without a wait.
+        refused: True if the called machine does not accept the connection, for example because no server runs on it.
+            The caller gets this error without a wait.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class StoreOutage(StoreError):
 class StoreMisconfigured(StoreError):
     """Supabase answers that it is set up wrongly. The chain does not fall back, so that a user sees the error.
 
-    ``settles`` is True if the call may succeed after PostgREST has read the schema again. The store repeats such a call
-    once.
+    ``settles`` is True if the call may succeed after PostgREST has read the schema again. If ``settles`` is true, the
+    store repeats the call once.
     """
 
     def __init__(self, code: str, message: str, *, settles: bool = False) -> None:
@@ -165,7 +165,8 @@ class TokenUnusable(TokenError):
     """A stored value that is not a usable token. The next issued token replaces the value."""
 
     def __init__(self, message: str) -> None:
-        # If the cache is empty, each run raises this error, so the error does not spend time on loading the remedies.
+        # If the cache is empty, each run raises this error. The `__init__` of KisTokenError is not called, because it
+        # would load the module `remedies`, which takes time.
         Exception.__init__(self, message)
         self.code = "token-unusable"
 
@@ -219,7 +220,7 @@ class AppKeyChanged(IssuanceError):
 class TokenRefreshLimitError(IssuanceError):
     """The token was issued less than 23 hours ago, and KIS allows one token a day.
 
-    Code that was written for the guide (docs/migrating.md) raises this class with a text as the only argument.
+    Code that was written for the guide (docs/migrating.md) calls this class with one argument: the message.
     """
 
     def __init__(self, code: str, message: str | None = None, *, retryable: bool = False) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 KST = timezone(timedelta(hours=9), "KST")
 
-#: A valid token has at least this time left. A token with less time left could end during the caller's first request.
+#: A valid token has at least LEAST_USEFUL until its expiry time. A token with less than LEAST_USEFUL could expire
+#: during the caller's first request.
 LEAST_USEFUL = timedelta(seconds=30)
 
 #: The lifetime of the tokens of individuals and ordinary companies. If a token's issue time is unknown, the issue time
@@ -93,9 +94,9 @@ class Token:
         return State.STALE if self.is_valid(now) else State.EXPIRED
 
     def to_json(self, **further: str) -> str:
-        """Return the stored form of the token: JSON with fixed members and the members ``further``.
+        """Return the stored form of the token: JSON with fixed members, and with the additional members in ``further``.
 
-        Clients for the guide (docs/migrating.md) read the first three members.
+        Programs that follow the guide (docs/migrating.md) read the first three members.
         """
         members = {
             "access_token": self.value,
@@ -207,10 +208,10 @@ def build_token(
     app_key_id: str | None = None,
     environment: str | None = None,
 ) -> Token:
-    """Build a token that ends at the earliest of ``expiries`` and of the end in the token's claims.
+    """Build a token. Its expiry time is the earliest of ``expiries`` and of the expiry time in the token's claims.
 
     For the issue time and the app key, the token's claims take precedence over the arguments. Raises TokenUnusable if
-    ``value`` does not look like a token, or if its end is unknown.
+    ``value`` does not look like a token, or if its expiry time is unknown.
     """
     if not looks_like_token(value):
         raise TokenUnusable("The value is not a token")
@@ -218,7 +219,7 @@ def build_token(
     own_expiry, own_issue, own_key = claimed_time(claims, "exp"), claimed_time(claims, "iat"), claims.get("jti")
     ends = [*expiries, *([own_expiry] if own_expiry else [])]
     if not ends:
-        raise TokenUnusable("The token has no readable end")
+        raise TokenUnusable("The token has no readable expiry time")
     expires_at = min(ends)
     begun = own_issue or issued_at
     return Token(

@@ -1,4 +1,4 @@
-"""Check an account's app key and secret before they are stored: first their form here, then their validity at KIS."""
+"""Check the form of an account's app key and secret, and ask KIS whether it accepts them, before they are stored."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ _ACCOUNTS: dict[Environment, str] = {"production": "real accounts (실전)", "pa
 def check_form(app_key: str, app_secret: str, *, environment: Environment) -> None:
     """Raise SettingsError if ``app_key`` and ``app_secret`` cannot be a key and a secret of KIS. Makes no request.
 
-    `pasted` first cuts off quotes and other texts that users often copy with a key. `set_app_key` stores a key without
-    the texts that `pasted` cuts off. An empty value is not checked, so a caller can check the key before the user has
+    `pasted` first cuts off quotes and other texts that users often copy with a key. `set_app_key` stores only the part
+    of a key that `pasted` returns. An empty value is not checked, so a caller can check the key before the user has
     entered the secret. ``environment`` appears in the messages only: the keys of real and paper accounts have the same
     form.
 
     The error codes are ``swapped-app-key``, ``invalid-app-key`` and ``invalid-app-secret``. If the length of a key or
-    secret differs from the length that KIS uses, this function raises an error. For the same difference, `Settings`
-    only has a warning.
+    secret differs from the length that KIS uses, this function raises an error, but `Settings` only has a warning.
     """
     key, secret = pasted(app_key), pasted(app_secret)
     names = (f"the app key for {environment}", f"the app secret for {environment}")
@@ -50,8 +49,8 @@ def verify(
 ) -> None:
     """Ask KIS by one POST /oauth2/Approval whether it accepts key and secret. KIS issues no token and sends no message.
 
-    ``base_url`` is the host of ``environment`` by default. The call ends after 15 s at most, and at least 3 s before
-    ``deadline``.
+    ``base_url`` is the host of ``environment`` by default. The call takes 15 s or less, and ends 3 s before
+    ``deadline`` or earlier.
 
     Raises IssuerRefused if KIS does not accept the keys. The error's message names both environments, because KIS also
     refuses keys of the other environment. Raises IssuerOutage if KIS does not answer, and IssuerRateLimited if KIS

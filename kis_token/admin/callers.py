@@ -1,4 +1,4 @@
-"""Read the list of callers without a key and the stored keys of their issuers, and find entries that have no effect.
+"""Read the list of keyless callers and the stored keys of their issuers, and find entries that have no effect.
 
 ``kis-token status --callers`` and ``kis-token check`` use this module. Nothing is changed.
 """
@@ -79,9 +79,10 @@ class CallersList:
 
 
 def list_callers(store: SupabaseStore, audience: str, *, only: str | None = None) -> CallersList:
-    """Read the callers of all slots, or of the slot ``only``, in one request. ``audience`` is this project's URL.
+    """Read the callers of all slots, or of the one slot that ``only`` names, in one request.
 
-    Raises StoreError. The error's code is ``store-function-missing`` if sql/007 has not been run.
+    ``audience`` is this project's URL. Raises StoreError. The error's code is ``store-function-missing`` if sql/007 has
+    not been run.
     """
     found = store.callers_status(only)
     try:
@@ -108,7 +109,7 @@ def examine_callers(store: SupabaseStore, audience: str) -> Iterator[Finding]:
         found = list_callers(store, audience)
     except StoreMisconfigured as error:
         if error.is_function_missing:
-            said = "the database has no list of callers without a key"
+            said = "the database has no list of keyless callers"
             yield note("callers", said, "If jobs are to work without a key, run all files of sql/ in order.")
         else:
             yield wrong_as("callers", error)

@@ -138,7 +138,7 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # on Windows, the mode shows no access rights
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # on Windows, file modes show no access rights
         yield wrong("cache", "other users can read the file", "Give the file the mode 0600, or delete the file.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
@@ -179,7 +179,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
         yield note("token", "not stored; the next caller issues one")
         return
     if TOKEN_TYPE not in opened.values:
-        return  # the finding "sealing" reports the error
+        return  # the finding "sealing" reports that the token cannot be unsealed
     try:
         token = read_token(row, settings.service_name, vault)
     except TokenUnusable as error:

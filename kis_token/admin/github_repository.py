@@ -15,7 +15,7 @@ from kis_token.errors import GitHubError
 if TYPE_CHECKING:
     from kis_token.admin.github_server import GitHubServer
 
-#: The form OWNER/REPO. A text of this form has no character that ends an SQL comment or the path of a URL.
+#: The form OWNER/REPO. A text in the form OWNER/REPO has no character that ends an SQL comment or the path of a URL.
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
 
 _API_VERSION = "2022-11-28"

@@ -1,4 +1,4 @@
-"""The findings of ``kis-token check`` on app key and secret: their place, their slots, and their last day."""
+"""The findings of ``kis-token check`` about app key and secret: their source, their slots, and their last day."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
         last_day = "" if end is None else f", last day {last_day_of(end)} in Korea"
         yield ok("app key", "stored" + (", and equal to the given key" if given else "") + last_day)
     elif given is None:
-        said = "no app key: Supabase has none, or only one half, and none was passed in"
+        said = "no app key: Supabase lacks the app key, the app secret or both, and no keys were passed in"
         yield wrong_as("app key", KisTokenError("missing-app-key", said))
     elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
         said = "app key and app secret are given, but Supabase has only one of the two"
@@ -90,8 +90,8 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
     elif recorded:
         said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
         remedy = "Correct KIS_ENVIRONMENT or KIS_SERVICE_NAME, or run kis-token set-keys."
-        # Another client may store a key for paper accounts, but no value in the column ``environment``. The row of such
-        # a key has the column's default, which is "production".
+        # Another client may store a key for paper accounts without a value for the column ``environment``. Then the row
+        # of the key has the column's default, which is "production".
         judge = wrong if settings.environment == "production" else note
         yield judge("environment", said, remedy)
 
@@ -102,7 +102,7 @@ def _ends_after(column: object, now: datetime) -> bool:
 
 
 def examine_key_end(slot: Slot, service_name: str, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Yield a note if the stored end of the app key is near or has passed. At KIS, the key may have another end."""
+    """Yield a note if the app key's stored last day is near or has passed. The last day at KIS may be another day."""
     if not pasted(opened.values.get("app_key", "")):
         return
     said = warn_of_key_end(service_name, instant_or_none(slot.rows["app_key"].expires_at), now)

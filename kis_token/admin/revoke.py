@@ -34,8 +34,8 @@ class Revoked:
 
     Attributes:
         was_valid: True if KIS accepted the token before the revocation.
-        is_inactive: True if the slot now has no active token. False if another caller stored a token during the
-            revocation. The revocation does not change the token of the other caller.
+        is_inactive: True if the slot now has no active token. False if another caller stored a new token during
+            the revocation. The revocation does not change this new token.
         repeated_until: the time until which KIS may answer tokenP with the revoked token, or None if this time is over.
             A caller that gets the revoked token fails.
     """
@@ -63,7 +63,8 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
     check_owner(token, app_key, settings, f"The token of {service}")
     was_valid = issuer.revoke(token, app_key)
     # If the store's answer is lost, the request is repeated. The first request may have changed the row, so
-    # `store.revoke` returns False for the repeated request. Only a read shows whether the token is gone.
+    # `store.revoke` returns False for the repeated request. After this answer, only a read of the slot shows whether
+    # the slot still has a token.
     is_inactive = store.revoke(service, token, settings.label) or TOKEN_TYPE not in store.read(service).rows
     cache = make_cache(settings, vault)
     if cache is not None and settings.cache_path is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kis_token.store.supabase import SupabaseStore
 
 #: In one pass, `seal` reads and seals all rows of the slot. `seal` makes at most this many passes. If another caller
-#: changes a row during a pass, one more pass is needed.
+#: changes a row while `seal` makes a pass, `seal` must make one more pass.
 _PASSES = 5
 
 _CLOCK = SystemClock()
@@ -33,7 +33,7 @@ _CLOCK = SystemClock()
 def make_encryption_key() -> str:
     """Make an encryption key: 32 random bytes in URL-safe base64.
 
-    Standard base64 can contain "/", and Git's bash on Windows could convert such a key as a path.
+    In standard base64, a key can contain "/". Git's bash on Windows could take this key for a path, and change the key.
     """
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
@@ -45,7 +45,7 @@ def set_app_key(
 
     ``expires_at`` is the time at which app key and secret expire at KIS. If ``expires_at`` is None and the same app key
     is already stored, the row keeps its ``expires_at``. If ``expires_at`` is None and the app key is new, the function
-    stores the time in one year, as if KIS had issued the key today. This function does not check the keys;
+    stores the time one year from now, as if KIS had issued the key today. This function does not check the keys;
     `app_key_check` does.
 
     If the stored token belongs to another or an unknown app key, this function deactivates the token: the next caller
@@ -87,8 +87,8 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
-            # A value that is already sealed with the first encryption key is also unsealed here, so that `seal` reports
-            # a broken seal.
+            # A value that is already sealed with the first encryption key is also unsealed, so that `seal` reports a
+            # sealed value that cannot be unsealed.
             try:
                 value = opener.unseal(row.value, service, name)
             except TokenError:

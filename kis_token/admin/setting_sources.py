@@ -24,7 +24,8 @@ _SETTINGS = {
 def examine_sources(env: Mapping[str, str], additions: Additions | None) -> Finding:
     """Return a finding that names the origin of each setting.
 
-    ``additions`` has the variables that the user's profile adds. ``env`` does not contain these variables.
+    ``additions`` has the variables that the user's profile adds. ``env`` does not contain the variables of
+    ``additions``.
     """
     found: dict[str, list[str]] = {}
     for setting, variables in _SETTINGS.items():

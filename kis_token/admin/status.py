@@ -46,7 +46,7 @@ class SlotStatus:
 
     service: str
     environment: str | None = None
-    token: str = "none"  # noqa: S105 - a state, and not a password
+    token: str = "none"  # noqa: S105 - the name of a state, and not a password
     issued_at: datetime | None = None
     expires_at: datetime | None = None
     issued_by: str | None = None
@@ -79,10 +79,10 @@ class Status:
 def collect(
     settings: Settings, store: SupabaseStore, vault: Vault, *, only: str | None = None, events: int = 10
 ) -> Status:
-    """Read all slots, or the slot ``only``, with one request.
+    """Read all slots, or the one slot that ``only`` names, with one request.
 
-    Only the token in the slot of the settings is unsealed. The data of the other slots come from the columns of their
-    rows. Raises StoreError.
+    Only the token in the slot of the settings is unsealed. The data of every other slot come from the columns of the
+    slot's rows. Raises StoreError.
     """
     log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
     rows, own_slot = log["rows"], parse_slot(log["token_rows"], None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kis_token.admin.status import Event, SlotStatus, Status
 
 _ZONES = {"kst": KST, "utc": timezone.utc}
-#: The indent of each line after the first line of an entry.
+#: The indent of each line after the first line, if the text of a row is printed as several lines.
 _INDENT = "  "
 _Row = dict[str, "str | datetime | None"]
 
@@ -92,7 +92,7 @@ def as_text(status: Status, width: int | None = None) -> list[str]:
 
 
 def key_warnings(status: Status) -> list[str]:
-    """Return a warning with its remedy for each slot whose app key ends soon or has ended."""
+    """Return a warning with its remedy for each slot whose app key expires soon or has expired."""
     said = (warn_of_key_end(slot.service, slot.app_key_expires_at, status.now) for slot in status.slots)
     return [f"{each}. {RENEWAL}" for each in said if each]
 
@@ -168,7 +168,7 @@ def _in_columns(row: _Row, rows: Sequence[_Row]) -> dict[str, str | None]:
 
 
 def _listed(row: _Row, width: int) -> list[str]:
-    """Return the row as lines of at most ``width`` columns: the first value, then the other values with their names."""
+    """Return the row as lines of at most ``width`` characters: the first value, then all other values with names."""
     longest = max(map(len, row))
     (_, first), *others = ((name, _in_one(value)) for name, value in row.items())
     lines = _wrapped(first, width)
@@ -179,7 +179,7 @@ def _listed(row: _Row, width: int) -> list[str]:
 
 
 def _packed(row: _Row, width: int) -> list[str]:
-    """Return the row as lines of at most ``width`` columns: the first value, then the other values without names."""
+    """Return the row as lines of at most ``width`` characters: the first value, then the other values without names."""
     first, *others = map(_in_one, row.values())
     said = ", ".join(value for value in others if value is not None)
     return _wrapped(first, width) + _wrapped(f"{_INDENT}{said}", width, _INDENT)

@@ -21,7 +21,8 @@ Access = Literal["token", "keys", "issue"]
 
 #: The values of the column ``access``; the first value is the default.
 ACCESSES: tuple[Access, ...] = get_args(Access)
-#: The events that `issuance_events` in sql/007 returns. The column ``events`` has the first three events as default.
+#: The events that `issuance_events` in sql/007 returns. The default of the column ``events`` is the first three entries
+#: of EVENTS.
 EVENTS = ("schedule", "workflow_dispatch", "push", "repository_dispatch", "release")
 DEFAULT_EVENTS = EVENTS[:3]
 
@@ -91,17 +92,17 @@ def unfit(option: str) -> KisTokenError:
 
 
 def is_ref(text: str) -> bool:
-    """Whether the list of callers can hold a branch or a tag. `issuance_is_ref` in sql/ has the same rule."""
+    """Whether the list of callers accepts ``text`` as a branch or tag. `issuance_is_ref` in sql/ has the same rule."""
     return _REF.fullmatch(text) is not None and _OTHERS_REF.match(text) is None and "\0" not in text
 
 
 def is_audience(text: str) -> bool:
-    """Whether the list of callers can hold a project's URL. `issuance_is_audience` in sql/ has the same rule."""
+    """Whether the list of callers accepts ``text`` as an audience. `issuance_is_audience` in sql/ has the same rule."""
     return _AUDIENCE.fullmatch(text) is not None and _GITHUBS_AUDIENCE.match(text) is None
 
 
 def is_environment(text: str) -> bool:
-    """Whether the list of callers can hold the name of a GitHub environment."""
+    """Whether the list of callers accepts ``text`` as the name of a GitHub environment."""
     return 0 < len(text) <= 255 and text.isprintable() and not set(text) & set("*?")
 
 

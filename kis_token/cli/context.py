@@ -24,7 +24,7 @@ _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 @dataclass
 class Caller:
-    """The environment and the start time of the command. The repr does not show the environment."""
+    """A call of the command: its environment variables, start time and slot. The repr does not show the variables."""
 
     env: dict[str, str] = field(repr=False)
     started: float = field(default_factory=time.monotonic)
@@ -51,7 +51,7 @@ class Caller:
         """
         if not needs_profile(self.env):
             return None
-        from kis_token.local.profiles import find_additions  # a complete environment needs no profile
+        from kis_token.local.profiles import find_additions  # not needed if the environment variables are complete
 
         if not self._additions:  # The profile is read only once, because the keyring may ask the user at each read.
             self._additions.append(find_additions(self.env))

@@ -33,7 +33,8 @@ class TaughtCommand(_Taught):
 class TaughtGroup(_Taught, click.Group):
     """A group with examples. ``places`` maps each command's name to its ``module:function``.
 
-    A command's module is loaded when the command is used. The commands are listed in the order of ``places``.
+    A command's module is loaded when the command is used. ``--help`` lists the commands in the order of the entries in
+    ``places``.
     """
 
     def __init__(self, *arguments: Any, places: Mapping[str, str], **named: Any) -> None:  # noqa: ANN401 - click's

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--keep",
     type=click.Choice(["keyring", "file", "no"]),
-    help="Where this machine keeps URL, key and slot. With --yes the default is no.",
+    help="The place for URL, key and slot on this machine; no keeps nothing. With --yes, the default is no.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done. Change, store and issue nothing.")
 @slot_options

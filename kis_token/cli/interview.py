@@ -56,7 +56,7 @@ class UserAtTerminal(AbsentUser):
     is_absent = False
 
     def ask(self, question: Question, check: Callable[[str], _Answer]) -> _Answer:
-        """Ask until the answer is right. After a wrong answer, the other lines of a paste are dropped."""
+        """Ask until ``check`` accepts the answer. After a wrong answer, the remaining pasted lines are dropped."""
         while True:
             answer = self.reader.read(f"{question.prompt}: ", is_hidden=question.is_secret)
             try:
@@ -67,7 +67,7 @@ class UserAtTerminal(AbsentUser):
                 for fault in error.faults if isinstance(error, SettingsError) else [error]:
                     say(f"error: {fault}")
             if self.reader.drop():
-                say("The other lines of the paste were dropped.")
+                say("The remaining pasted lines were dropped.")
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
         """Ask for y or n. Enter gives the default."""

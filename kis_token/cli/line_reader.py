@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 
 #: Keys of a terminal: Enter, Ctrl-C, Ctrl-D, backspace, Ctrl-U.
 _ENTER, _INTERRUPT, _END, _BACKSPACES, _CLEAR_LINE = "\r\n", "\x03", "\x04", "\x7f\b", "\x15"
-#: Sequences that a terminal sends for arrow keys and around a paste.
+#: The escape sequences that a terminal sends for an arrow key, and before and after pasted text.
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[@-~]|O.|[^\[O])")
 _UNFINISHED_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*|O)?\Z")
 
-#: An answer that looks like a secret is not shown, even for a visible question: the user may have pasted a wrong value.
+#: An answer that looks like a secret is not shown, even if the question does not ask for a secret: the user may have
+#: pasted a wrong value.
 _SECRET = re.compile(r"sb_secret_|sbp_|eyJ|[A-Za-z0-9+/=]{30,}", re.ASCII)
 
 
 class LineReader:
-    """Reads lines from the terminal of standard input, and writes prompts to ``out``. Opened by `open_line_reader`."""
+    """Reads lines from a terminal on standard input, and writes prompts to ``out``. Opened by `open_line_reader`."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -60,7 +61,7 @@ class LineReader:
             self._read += self._more()
 
     def drop(self) -> bool:
-        """Drop the pasted lines that have not answered a question yet. Returns whether a line was dropped."""
+        """Drop the pasted lines that `read` has not returned yet. Returns whether a line was dropped."""
         self._read += self._pending()
         had_any, self._read = bool(self._read.strip()), ""
         return had_any

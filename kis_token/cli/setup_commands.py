@@ -38,7 +38,7 @@ _COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
 @slot_options
 @click.pass_obj
 def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
-    """Show each slot: its token's end, the caller that issued it, the next rotation, and the last attempts.
+    """Show each slot: its token's expiry time, the caller that issued it, the next rotation, and the last attempts.
 
     With --service, show only that slot. Times are in Korea time and in UTC. On a narrow terminal, a list replaces each
     table.
@@ -52,7 +52,8 @@ def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
 
     settings = caller.settings()
     if settings.reads_only:
-        raise StoreMisconfigured("store-permission-denied", "A read-only key may not read the log of issues")
+        said = "A read-only key cannot read the log of attempts to issue a token"
+        raise StoreMisconfigured("store-permission-denied", said)
     with open_store(settings, caller.started, say) as store:
         found = collect(settings, store, make_vault(settings.encryption_keys), only=caller.service)
         listed = list_callers(store, settings.supabase_url, only=caller.service) if with_callers else None

@@ -82,8 +82,8 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     }
     if resolution.app_key is None:
         say("warning: no app key is known, so the program gets only the token")
-    # INPUT_SERVICE_NAME and INPUT_ENVIRONMENT hold the values of --service and --environment. CMD gets KIS_SERVICE_NAME
-    # and KIS_ENVIRONMENT instead.
+    # INPUT_SERVICE_NAME and INPUT_ENVIRONMENT hold the values of --service and --environment. CMD gets the values in
+    # KIS_SERVICE_NAME and KIS_ENVIRONMENT, and not in the INPUT variables.
     kept = {
         name: value for name, value in caller.env.items() if name not in ("INPUT_SERVICE_NAME", "INPUT_ENVIRONMENT")
     }
@@ -95,13 +95,14 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     short_help="renew the token if it is due",
     examples=["13 6 * * *  kis-token rotate        # with the machine's clock in Korea time"],
 )
-@click.option("--verify", is_flag=True, help="Try the new token on a quotation before it replaces the old one.")
+@click.option("--verify", is_flag=True, help="Request a quotation with the new token before it replaces the old one.")
 @slot_options
 @click.pass_obj
 def rotate(caller: Caller, *, verify: bool) -> None:
     """Renew the token if a renewal is due. If no renewal is due, print the time of the next renewal.
 
-    Let cron run this command in the early Korean morning. The rotation workflow of this project does the same.
+    Let cron run this command in the early Korean morning. The rotation workflow of this project also rotates the token
+    in the early Korean morning.
     """
     _renew(caller, "rotate", verify=verify)
 
@@ -117,7 +118,7 @@ def rotate(caller: Caller, *, verify: bool) -> None:
     required=True,
     help="Confirm the issue. KIS sends the account's owner a message for every new token.",
 )
-@click.option("--verify", is_flag=True, help="Try the new token on a quotation before it replaces the old one.")
+@click.option("--verify", is_flag=True, help="Request a quotation with the new token before it replaces the old one.")
 @slot_options
 @click.pass_obj
 def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG001 - click requires the option

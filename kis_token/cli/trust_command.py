@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 def trust(
     context: click.Context, /, repository: str | None, *, only_keys: bool, issuer: str | None, **given: str
 ) -> None:
-    """Print the SQL that gives a repository's jobs access to the slot without a key of Supabase.
+    """Print the SQL that gives a repository's jobs access to the slot. Then the jobs need no key of Supabase.
 
     Run the SQL in the SQL editor of the project. If you run the SQL again, it changes the jobs' access and events, and
     adds new keys of the issuer. The numeric IDs of the repository and its owner come from GitHub. For a private

@@ -8,7 +8,7 @@ import click
 
 
 class FormedType(click.ParamType[Any]):
-    """A click type for option values. The message about an invalid value has ``form``, which describes valid values."""
+    """A parameter type of `click`. The error for an invalid value contains ``form``, which describes valid values."""
 
     form: ClassVar[str]
 

@@ -36,7 +36,7 @@ class ToolkitWorkflow:
         self._masks = masks or Masks()
 
     def mask(self, secret: str) -> None:
-        """Mask ``secret``, unless ``secret`` is masked already. The command is flushed before the method returns."""
+        """Mask ``secret``, unless it is masked already. The mask command is flushed before the method returns."""
         for line in self._masks.add(secret):
             core.set_secret(line)
         sys.stdout.flush()
@@ -82,8 +82,8 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
-        # Outside of a job, only the package `platformdirs` finds the user's cache folder. The fast path has no
-        # packages, so `main` reads the settings again.
+        # The fast path has read the settings without packages. `main` reads the settings again, because outside of a
+        # job only the package `platformdirs` finds the user's cache folder.
         settings = Settings.from_env(os.environ)
         with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()

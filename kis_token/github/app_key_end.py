@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(env: Mapping[str, str], started: float) -> int:
     """Run the step and return its exit status."""
-    return run_step(env, started, _look, "The end of the app key was not read")
+    return run_step(env, started, _look, "The last day of the app key was not read")
 
 
 def _look(settings: Settings, workflow: FileWorkflow, left: Callable[[], float]) -> None:
@@ -44,7 +44,7 @@ def _look(settings: Settings, workflow: FileWorkflow, left: Callable[[], float])
     if said:
         workflow.warning(f"{said}. {RENEWAL}")
     else:
-        workflow.info("The app key does not end within 30 days, or no end is stored.")
+        workflow.info("The app key does not expire within 30 days, or no last day is stored.")
 
 
 def _read(settings: Settings, mask: Callable[[str], None], left: Callable[[], float]) -> Slot:

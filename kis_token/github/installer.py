@@ -39,7 +39,7 @@ _NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")
 
 
 def without_sealing(lock: str) -> str:
-    """Return ``lock`` without the packages that only sealing needs."""
+    """Return ``lock``, the text of a lock file, without the packages that only sealing needs."""
     return _SEALING.sub("", lock)
 
 
@@ -95,8 +95,8 @@ class _Installation:
     def _find_lack(self) -> str | None:
         """Return, as text, the reason why the packages in ``target`` cannot be used; None if they can be used.
 
-        The function does not compare the files, because the installer has checked their hashes. A compiled module may
-        be for another machine, so a child process tries to load it.
+        The function does not check the files' hashes, because the installer has checked the hashes already. A compiled
+        module may be for another machine, so a child process tries to load it.
         """
         for name in PACKAGES:
             if not (self.target / name).is_dir():
@@ -111,7 +111,7 @@ class _Installation:
 
         Raises EnvironmentFault ``pip-missing`` or ``platform-unsupported``.
         """
-        # Before Python 3.11, only the symbolic link in a virtual environment shows the Python that made it.
+        # Before Python 3.11, only the symbolic link in a virtual environment shows the environment's base Python.
         base = getattr(sys, "_base_executable", sys.executable)
         for python in dict.fromkeys((sys.executable, base, os.path.realpath(sys.executable))):
             with suppress(OSError, subprocess.TimeoutExpired):
@@ -140,7 +140,7 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
     """Return the variables for an installer: proxies, certificates and indexes, but no secret of this project."""
     kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
     overrides = {
-        "PIP_USER": "0",  # the pip of some Linux distributions installs for the user by default
+        "PIP_USER": "0",  # on some Linux distributions, pip installs packages into the user's home folder by default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "UV_LINK_MODE": "copy",  # A link into uv's cache would break when the cache is cleaned.
         "TMPDIR": f"{temporary}",  # After uv and pip have checked the hashes, they unpack packages into this folder.
@@ -178,7 +178,7 @@ def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
 
 
 def _run(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
-    """Run ``command`` for at most ``share`` of the time until ``limit``.
+    """Run ``command``. Its time limit is the fraction ``share`` of the time that is left until ``limit``.
 
     The result is None after success, and the last paragraph of the command's output after a failure.
     """
@@ -207,7 +207,7 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
             raise
     if process.returncode == 0:
         return None
-    # The address of an index can contain a password.
+    # The URL of a package index can contain a password.
     text = re.sub(r"//[^/\s@]*@", "//***@", words.decode(errors="replace"))
     return _last_paragraph(text)[:300] or f"status {process.returncode}"
 

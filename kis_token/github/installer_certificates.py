@@ -1,4 +1,4 @@
-"""The variables that make uv and pip trust the certificates of `tls_trust`, like the rest of this project."""
+"""The variables that make uv and pip trust the same certificates as this project: the certificates of `tls_trust`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _PIP_SETTINGS = frozenset(
         "cache-dir",
         "cert",
         "client-cert",
-        "config-file",  # `read_pip_settings` reads this file, and then removes the setting
+        "config-file",  # `read_pip_settings` reads the named file, and then sets PIP_CONFIG_FILE to os.devnull
         "default-timeout",
         "extra-index-url",
         "find-links",
@@ -116,7 +116,7 @@ def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | N
     if answer.returncode != 0:
         return None
     found: dict[str, str] = {}
-    for section in ("global", "install"):  # the later section takes precedence
+    for section in ("global", "install"):  # the section install takes precedence over the section global
         for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", answer.stdout.decode(errors="replace")):
             if name in _PIP_SETTINGS:
                 found["PIP_" + name.replace("-", "_").upper()] = ast.literal_eval(value.strip())
@@ -126,7 +126,7 @@ def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | N
 def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Write the selected settings of uv's files to a new file in ``folder``, and return UV_CONFIG_FILE with its path.
 
-    If this Python has no reader for TOML, UV_CONFIG_FILE names the first of uv's files instead.
+    If this Python has no reader for TOML, no file is written, and UV_CONFIG_FILE names the first of uv's own files.
     """
     settings: dict[str, Any] = {}
     for path in _uv_files(env):
@@ -144,7 +144,7 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
     """Yield the paths of uv's configuration files.
 
-    If UV_CONFIG_FILE is set, it names the only file. If UV_CONFIG_FILE is not set, uv has the user's file and the
+    If UV_CONFIG_FILE is set, it names the only file. If UV_CONFIG_FILE is not set, uv reads the user's file and the
     system's file.
 
     uv's settings in a project are not used.

@@ -1,8 +1,8 @@
 """A step of the rotation: check whether the database has each key that GitHub publishes for its ID tokens.
 
 GitHub publishes a key before GitHub signs with that key. As soon as GitHub signs with a key that the database lacks,
-jobs without a Supabase key fail. The step sets the output ``keys`` to ``missing`` or ``stored``. If there is nothing to
-compare, the step sets no output. The step needs no package.
+jobs without a Supabase key fail. The step sets the output ``keys`` to ``missing`` or ``stored``. If the step finds no
+issuer of a keyless caller, the step sets no output. The step needs no package.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def main(env: Mapping[str, str], started: float) -> int:
     """Run the step and return its exit status."""
-    return run_step(env, started, _compare, "The issuer's keys were not compared")
+    return run_step(env, started, _compare, "The issuer's keys were not compared with the stored keys")
 
 
 def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], float]) -> None:

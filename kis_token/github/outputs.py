@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kis_token.token import AppKey, Token
 
 #: A text with fewer characters than this is not masked. A mask of a short text, such as a common word, would hide the
-#: word in the whole log. Each key and each token has more characters.
+#: word in the whole log. Each key and each token is longer than SHORTEST_SECRET.
 SHORTEST_SECRET = 16
 
 
@@ -61,7 +61,7 @@ def publish(
     - EnvironmentFault if the files that GitHub provides for outputs, variables or the summary cannot be written;
       callers should call ``require_file`` first
 
-    Each raised error also has the resolution's warnings.
+    Each raised error also has the warnings of ``resolution``.
     """
     try:
         _put_out(resolution, settings, workflow, env, now)

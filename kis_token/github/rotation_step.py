@@ -1,4 +1,6 @@
-"""Runs a check of the rotation workflow. The check reads Supabase without packages, and sets outputs for an issue.
+"""Runs a check of the rotation workflow. The check reads Supabase, and sets outputs for an issue on GitHub.
+
+The check needs no package.
 
 If a KisTokenError occurs, the check prints a warning and succeeds, because the renewal of the token is more important
 than the check. A later run of the workflow checks again.

@@ -28,15 +28,15 @@ from kis_token.local.private_folders import open_private, walk
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    #: A function such as `ExitStack.callback`. Its argument is a function that is called at the end of the run.
+    #: A function such as `ExitStack.callback`, which takes another function and calls it at the end of the run.
     AtEnd = Callable[[Callable[[], None]], object]
 
-#: The seconds of the time limit that the installation leaves for the chain, which runs after the installation.
+#: The chain runs after the installation. The installation must end this number of seconds before the time limit.
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: An interrupted run may leave its own folder behind. A later run removes such a folder if the folder is older than
-#: this number of seconds.
+#: An interrupted run may leave its own folder behind. If the folder is older than _LEFT_BEHIND_SECONDS, a later run
+#: removes the folder.
 _LEFT_BEHIND_SECONDS = 24 * 3600
 #: The error numbers of the system for a lock that another process has. If the system reports any other error number,
 #: the code assumes a file system without locks.
@@ -48,10 +48,11 @@ def ensure_runtime(
 ) -> Path:
     """Return the folder with the packages of ``requirements``. If the folder is missing or damaged, it is built.
 
-    ``deadline`` is a value of ``time.monotonic``. If this machine has no lasting folder that only this user can change,
-    the runtime is in a folder for this run only, and the function that removes this folder is passed to ``at_end``. If
-    the machine has no lasting folder and ``at_end`` is None, raises EnvironmentFault. If ``seals`` is false, the
-    packages that only sealing needs are left out. Also raises EnvironmentFault for other failures.
+    ``deadline`` is a value of ``time.monotonic``. If this machine has no permanent folder that only this user can
+    change, the runtime is in a folder for this run only, and the function that removes the folder is passed to
+    ``at_end``. If this machine has no such permanent folder and ``at_end`` is None, raises EnvironmentFault. If
+    ``seals`` is false, the packages that only sealing needs are left out. Also raises EnvironmentFault for other
+    failures.
     """
     lock = requirements.read_text(encoding="utf-8")
     if not seals:
@@ -160,7 +161,7 @@ def _open_lasting(folder: Path) -> Path:
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """Make a new private folder that no other user can replace. Pass ``at_end`` a function that removes the folder."""
+    """Make a new private folder that no other user can replace. Call ``at_end`` with a function that removes it."""
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):

@@ -1,9 +1,9 @@
 """The manifest: a list of a folder's files in the same folder, to find missing, truncated, changed and added files.
 
 This module needs only the standard library. The check must be fast, because every start that needs the packages runs
-the check. If a file has the recorded size and the recorded time, the check accepts the file. If only a file's time
-differs from the record, as for a copy, the check compares the hash. Bytecode is not in the manifest, because Python
-writes bytecode later.
+the check. If a file has the recorded size and the recorded time, the check accepts the file. If a file has the recorded
+size and another time, for example because the file is a copy, the check compares the file's hash with the recorded
+hash. Bytecode is not in the manifest, because Python writes bytecode later.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # This script finds a Python that can run the step, and replaces itself with that Python, so that Python gets signals.
 #
 # A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
-# is too old or lacks a part of its library. Therefore the script checks a Python before the step uses this Python. If
-# the Python's library is beside the Python's binary, the check is "python -V", which takes a millisecond. If a Python
-# passes the check "python -V" but lacks a module, entrypoint.py runs this script again with
+# is too old or lacks a part of its library. Therefore the script checks a Python before the step uses this Python. If a
+# Python's library is in ../lib, relative to the binary's folder, the script only runs "python -V", which takes a
+# millisecond. If a Python passes the check "python -V" but lacks a module, entrypoint.py runs this script again with
 # --unusable="<path>: <reason>", before a token is issued.
 #
 # The script is POSIX sh, because Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
@@ -33,7 +33,8 @@ for word; do
 done
 tried=$unusable
 
-# Whether a path is the binary of a Python whose library is beside the binary, in ../lib. A script is not a binary.
+# Whether a path is the binary of a Python whose library is in ../lib, relative to the binary's folder. If the path is a
+# script, the answer is no.
 is_installation() {
   first=
   { IFS= read -r first < "$1"; } 2> /dev/null
@@ -44,15 +45,16 @@ is_installation() {
   return 1
 }
 
-# Whether is_installation accepts a path or, if the path is a link (as in a virtual environment), the link's target.
+# Whether is_installation accepts a path. If the path is a link (as in a virtual environment), is_installation may also
+# accept the link's target.
 leads_to_installation() {
   if is_installation "$1"; then return 0; fi
   [ -h "$1" ] && target=$(readlink -f "$1" 2> /dev/null) && is_installation "$target"
 }
 
-# Start the command in the arguments, which may be a Python, and end it after at most LONGEST seconds. Set the variable
-# `status` to the exit status, and the variable `said` to the version and the missing module. If the Python is usable,
-# set the variable `executable` to the Python's path.
+# Run the arguments as a command that may start a Python. If the command is still running after LONGEST seconds, kill
+# the command. Set the variable `status` to the exit status, and the variable `said` to the version and the missing
+# module. If the Python is usable, set the variable `executable` to the Python's path.
 probe() {
   said=
   executable=
@@ -96,8 +98,8 @@ try() {
   else
     probe "$@"
     if [ "$executable" ]; then
-      # A shim has reported the path of its Python. If is_installation accepts the path, start the Python without the
-      # shim.
+      # If the command is a shim (a program that starts a Python), it has reported the Python's path. If is_installation
+      # accepts this path, start the Python without the shim.
       if is_installation "$executable"; then try "$executable"; fi
       become "$@"
     fi

@@ -1,8 +1,8 @@
 """The summary of a workflow step, as GitHub's Markdown: the token's validity and source, or the error and its remedy.
 
-Each result has one line, so that the summaries of ten jobs are readable on one page. The tables are in a collapsed
-section below the line. No part depends on the page's colour theme. Texts from outside (names of other machines,
-answers) are shown literally, never as markup, hyperlink, mention or picture.
+Each result has one line, so that the summaries of ten jobs are readable on one page. The tables with the details are in
+a collapsed section below the result's line. The summary does not depend on the page's colour theme. Texts from outside
+(names of other machines, answers) are shown literally, never as markup, hyperlink, mention or picture.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: The length, in characters, at which a text is cut: GitHub drops a summary of more than 1 MiB.
 LONGEST_TEXT = 1000
-#: The length, in characters, of the bar that shows the share of a token's time left.
+#: The length, in characters, of the bar that shows which share of a token's lifetime is left.
 BAR = 10
 
 _SOURCES = {"supabase": "from Supabase", "cache": "from the cache", "oauth": "from KIS"}
@@ -30,10 +30,10 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\
 #: An underscore after a letter begins no markup, so it is not escaped: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
 #: Matches the beginnings of words from which GitHub makes links and pictures: names of people and issues, :name:, and
-#: addresses. GitHub makes these links and pictures after it has rendered the Markdown, so an escape in the Markdown
-#: does not prevent them.
+#: addresses. GitHub looks for these words after it has rendered the Markdown, so an escape in the Markdown does not
+#: prevent a link or a picture.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
-#: A space without width. If a name or an address contains a space without width, GitHub does not make a link from it.
+#: A zero-width space. If a name or an address contains a zero-width space, GitHub does not make a link from it.
 _NOTHING = "\u200b"
 
 
@@ -117,7 +117,7 @@ def sources_table(trace: Sequence[TraceEntry], source: str | None = None) -> lis
 
 
 def _bar(share: float) -> str:
-    """Return a bar of ``BAR`` characters. ``share`` of the characters are filled, and at least one if it is above 0."""
+    """Return a bar of ``BAR`` characters. The fraction ``share`` is filled, or at least one if ``share`` is above 0."""
     filled = max(round(share * BAR), 1) if share else 0
     return "━" * filled + "┄" * (BAR - filled)
 

@@ -1,4 +1,4 @@
-"""GitHub's side of a workflow step, with the standard library alone: masks, outputs, variables, annotations, summary.
+"""Sends a step's masks, outputs, variables, annotations and summary to GitHub's runner. Needs no package.
 
 GitHub's page "Workflow commands for GitHub Actions" describes the forms and rules. The runner executes a command at the
 start of a line, so every text is escaped. A mask is flushed at once: with step debugging, the runner logs each output
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Masks:
-    """The lines that the runner masks in this step. The runner gets each line once. The repr hides the lines."""
+    """The lines that the runner masks in this step. The runner gets each line once. The repr shows no masked line."""
 
     def __init__(self) -> None:
         self._lines: set[str] = set()
@@ -71,7 +71,7 @@ class FileWorkflow:
         self._command("warning", message)
 
     def info(self, message: str) -> None:
-        """Add a line to the log. A line that the runner would execute as a command is changed.
+        """Add a line to the log. If the runner would execute the line as a command, the method changes the line.
 
         The runner executes a line with ``::`` at its start or after leading blanks, and a line with ``##[`` anywhere.
         """
@@ -82,7 +82,7 @@ class FileWorkflow:
         sys.stdout.flush()
 
     def _command(self, name: str, text: str) -> None:
-        print(f"::{name}::{escape(text)}", flush=True)  # noqa: T201 - commands are given by printing
+        print(f"::{name}::{escape(text)}", flush=True)  # noqa: T201 - the runner reads commands from the log
 
     def _append(self, variable: str, text: str) -> None:
         with (

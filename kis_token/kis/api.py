@@ -1,8 +1,8 @@
 """KIS's URLs, headers, bodies and codes, which no other module contains.
 
-The EGW code in the answer's body alone decides which error is raised. The HTTP status has no effect, because KIS
-publishes no table of statuses. For example, a wrong secret and a rate limit both have 403, and a rejected token has
-500.
+The EGW code in the answer's body alone decides which error is raised. The HTTP status does not decide the error,
+because KIS publishes no table of statuses. For example, a wrong secret and a rate limit both have 403, and a rejected
+token has 500.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
 #: The seconds of the caller's time that are kept for storing KIS's answer.
 STORE_SECONDS = 3.0
-#: The largest accepted answer, in bytes. KIS's answers are much smaller: they contain a token or an error code.
+#: The largest accepted answer, in bytes. KIS's answers are much smaller than this limit: they contain a token or an
+#: error code.
 LARGEST_ANSWER = 64 * 1024
 
-#: The longest accepted lifetime of a token. If an answer has a longer lifetime, the code treats the lifetime as
-#: unreadable. The longest lifetime of tokens at KIS is 90 days, for partner companies.
+#: The longest accepted lifetime of a token. If the lifetime in KIS's answer is longer than LONGEST_LIFETIME, the code
+#: treats the lifetime as unreadable. The longest lifetime of tokens at KIS is 90 days, for partner companies.
 LONGEST_LIFETIME = timedelta(days=3650)
 
 RATE_LIMITED = "EGW00133"
@@ -74,7 +75,8 @@ class KISIssuer:
 
         ``now`` is used only if the answer has no readable expiry time. ``may_send`` is called immediately before the
         request is sent, when the connection is ready. If ``may_send`` returns False, the method raises TooLate. After
-        TooLate the connection is kept, because a new connection could make the next call too late as well.
+        TooLate, the method keeps the connection open. The time to open a new connection could have the effect that
+        ``may_send`` returns False in the next call, too.
 
         Raises IssuerRefused, IssuerRateLimited and IssuerOutage. ``sent`` of an IssuerOutage is True if KIS may have
         issued a token that was not received.
@@ -104,7 +106,7 @@ class KISIssuer:
         if code in TOKEN_CODES:
             return code
         if answer.get("rt_cd") != "0":
-            raise IssuerOutage("kis-answer-unusable", "KIS did not answer the quotation", sent=True)
+            raise IssuerOutage("kis-answer-unusable", "KIS did not answer the request for a quotation", sent=True)
         return None
 
     def approval_key(self, app_key: AppKey) -> str:
@@ -214,8 +216,9 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
 
     The token's end is the earlier of two times: the end in the JWT's claims and ``access_token_token_expired`` (Korea
     time). If neither the claims nor ``access_token_token_expired`` can be read, the end is ``now`` plus ``expires_in``.
-    ``expires_in`` is the last choice: if KIS returns an older token again, the time from which ``expires_in`` counts is
-    unknown. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
+    The end is computed from ``expires_in`` only in this case: if KIS returns an older token again, it is unknown at
+    which time ``expires_in`` begins. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an
+    expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):
@@ -239,7 +242,7 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
     except TokenError as error:
         raise IssuerOutage("kis-answer-unusable", f"KIS's answer: {error.args[0]}", sent=True) from None
     if not token.is_valid(now):
-        raise IssuerOutage("kis-answer-unusable", "KIS's token had expired on arrival", sent=True)
+        raise IssuerOutage("kis-answer-unusable", "KIS's answer has an expired token", sent=True)
     return token
 
 

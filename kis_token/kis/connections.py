@@ -1,6 +1,7 @@
 """Connections to KIS for urllib3, which call ``may_send`` before they send a request, and which print nothing.
 
-A request belongs to an `Exchange`, which the connection finds in the context of its thread.
+A request belongs to an `Exchange`. The connection finds the `Exchange` in the context of the thread that sends the
+request.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ _EXCHANGE: ContextVar[Exchange] = ContextVar("_EXCHANGE")
 
 
 def begin(exchange: Exchange) -> None:
-    """Set ``exchange`` as the `Exchange` of the next requests of this thread."""
+    """Let the next requests of this thread belong to ``exchange``."""
     _EXCHANGE.set(exchange)
 
 
@@ -111,7 +112,7 @@ class _Answer(FinalResponse):
 
     def begin(self) -> None:
         super().begin()
-        # urllib3 logs headers that it cannot parse. Such headers may contain parts of the request.
+        # urllib3 logs headers that it cannot parse, and these headers may contain parts of the request.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
@@ -126,8 +127,8 @@ class _Guarded(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether the connection can be used again."""
-        # If a connection has received data, urllib3 treats the connection as closed. A TLS connection without a request
-        # has received data if the server has sent session tickets.
+        # If a connection has received data, urllib3 treats the connection as closed. But before the first request, a
+        # TLS connection may have received only session tickets, and can be used.
         return super().is_connected or (self.sock is not None and self._is_unsent and self._is_open())
 
     def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's
@@ -188,7 +189,7 @@ class _Guarded(HTTPConnection):
 
 
 def _trouble(error: ssl.SSLError | NoTrust | ProxyFault) -> Trouble:
-    """Return the reason for ``error`` in fixed words. Only the texts of this project's own errors are quoted."""
+    """Return the reason for ``error`` as a predefined text. Only the texts of this project's own errors are quoted."""
     if isinstance(error, ProxyFault):
         return Trouble("proxy-unusable", f"cannot be asked: {error}", error.is_lasting)
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):

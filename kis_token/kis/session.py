@@ -57,7 +57,7 @@ _PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The token, key and secret of an ordinary call. The repr shows no secret."""
+    """The token, app key and app secret of a KIS API call that needs a token. The repr shows no secret."""
 
     token: Token
     app_key: AppKey

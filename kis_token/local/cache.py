@@ -26,7 +26,7 @@ LARGEST_FILE = 64 * 1024
 
 
 class FileCache:
-    """One token in one file. `read` also accepts the flat JSON file of clients for the guide (docs/migrating.md)."""
+    """One token in one file. `read` also accepts the flat JSON file of programs for the guide in docs/migrating.md."""
 
     def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
         self._path = path
@@ -63,8 +63,8 @@ class FileCache:
             if kept.value == token.value or (lasts and kept.token_id not in rejected_ids):
                 self._close_to_others()
                 return
-        # If the token was read from a sealed text, this text is written again: it was sealed for the same slot, and to
-        # seal the token again would need a package.
+        # If the token was read from a sealed text, this text is written again. The text was sealed for the same slot,
+        # and to seal the token again would need a package.
         text = token.sealed_form
         if text is None:
             value = token.to_json(service_name=self._service_name)

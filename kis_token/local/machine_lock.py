@@ -1,8 +1,9 @@
 """The lock and the not-before time for this user's processes that issue without the store.
 
-Only one process at a time issues for an app key. After a call, no process issues for this app key for about a minute,
-until the not-before time. The lock and the not-before time do not depend on the cache. Each app key has a file for the
-lock and a file for the not-before time, in a private folder of the machine. The two files contain no token.
+Only one process at a time issues for an app key. After a call of tokenP, no process issues for this app key until the
+not-before time, which is about a minute later. The lock and the not-before time do not depend on the cache. Each app
+key has a file for the lock and a file for the not-before time, in a private folder of the machine. The lock's file and
+the not-before time's file contain no token.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class LocalMachine:
             return None
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
-        """Store ``until`` as the not-before time. Raises EnvironmentFault ``no-private-folder``."""
+        """Store ``until`` as the not-before time, before which no caller on this machine calls KIS without the store.
+
+        Raises EnvironmentFault ``no-private-folder``.
+        """
         mark = self._mark(app_key_id)
         try:
             mark.touch(mode=0o600)

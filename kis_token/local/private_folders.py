@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The flags that open a folder and never a symbolic link. On Linux, these flags also open a folder that this user may
-#: enter but not list.
+#: The flags that open a folder and never a symbolic link. On Linux, the flag O_PATH also opens a folder that this user
+#: may enter but not list.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _MOST_LINKS = 40
 
@@ -60,9 +60,9 @@ def walk(path: Path, *, make: bool = False) -> Path:
     not only during the check, but also later, when an import or a child process uses the path.
 
     Each step starts at the handle of the previous folder, and each folder is checked by its own handle. If ``make`` is
-    true, a missing folder is made with mode 0700, after the check of the folder above it. On Windows, modes do not show
-    access, so this function only resolves the symbolic links. Access control lists that no mode shows (NFSv4, macOS)
-    are not checked.
+    true, a missing folder is made with mode 0700, after the check of the folder above it. On Windows, a folder's mode
+    does not show who has access, so this function only resolves the symbolic links. Access control lists are not
+    checked if a folder's mode does not show them (NFSv4, macOS).
 
     Raises OSError. The error's ``strerror`` names the folder and the reason.
     """

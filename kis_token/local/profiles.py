@@ -84,7 +84,7 @@ def read_profile(name: str) -> Profile | None:
         key, place, environment = found.get("supabase_key"), found["place"], found["environment"]
         texts = (found["supabase_url"], found["service_name"], key if place == "file" else "")
         if place not in ("keyring", "file") or environment not in ENVIRONMENTS or not all(map(_is_text, texts)):
-            raise ValueError  # noqa: TRY301 - handled like the other faults of a file
+            raise ValueError  # noqa: TRY301 - the `except` below handles all faults of a profile's file
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -106,7 +106,7 @@ def write_profile(profile: Profile, key: str) -> Path:
     """
     file = file_of(profile.name)
     if file is None:
-        said = "The profile cannot be written: this user has no home folder, or its name is not valid"
+        said = "The profile cannot be written: this user has no home folder, or the profile's name is not valid"
         raise SettingsError([("profile-unusable", said)])
     members = {
         "supabase_url": profile.supabase_url,
@@ -133,8 +133,8 @@ def find_additions(env: Mapping[str, str]) -> Additions | None:
 
     The caller has already checked `needs_profile`. URL and key must belong to one project. If ``env`` has a URL and no
     key, the profile adds its key only if the profile has the same URL. If ``env`` has a key and no URL, the profile
-    adds its URL only if the profile has the same key. If ``env`` has no environment, the profile adds its environment.
-    If ``env`` has no environment and no slot, the profile also adds its slot.
+    adds its URL only if the profile has the same key. If ``env`` lacks the setting ``environment``, the profile adds
+    its environment. If ``env`` lacks both ``environment`` and ``service-name``, the profile also adds its slot.
 
     If no profile has the name in KIS_PROFILE, raises SettingsError ``profile-unknown``. If the profile cannot be read,
     raises SettingsError ``profile-unusable``.

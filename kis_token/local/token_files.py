@@ -77,9 +77,9 @@ class _Asked:
 def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
     """Make the files of KIS's own samples: one file for each local day, with the token's end in local time.
 
-    The samples compare the end with local time without a zone. When clocks are set back, local time has the same hour
-    twice. If the clocks are set back within an hour after the token's end, the file shows an end that is an hour
-    earlier. Without this correction, the samples would use the expired token in the second of these hours.
+    KIS's samples compare the end in the file with local time without a zone. When clocks are set back, local time has
+    the same hour twice. If the clocks are set back within an hour after the token's expiry time, the end in the file is
+    an hour before the expiry time. Otherwise the samples would use the expired token when local time repeats the hour.
     """
     expires_at = asked.token.expires_at
     valid = min(_local(expires_at), _local(expires_at + _HOUR) - _HOUR)
@@ -90,7 +90,7 @@ def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
-    """Make the file with KIS's answer that python-kis reads if ``keep_token`` is set, with a name for the account."""
+    """Make the file with KIS's answer for python-kis, which reads its account's file if ``keep_token`` is set."""
     if asked.app_key is None:
         raise KisTokenError(
             "missing-app-key", "python-kis's token file is named after app key and secret, which are unknown"

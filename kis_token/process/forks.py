@@ -23,7 +23,7 @@ LONGEST_WAIT = 5.0
 
 
 class _Gate:
-    """Counts the threads that are in `no_fork` blocks. A fork waits until the number of such threads is 0."""
+    """Counts the threads that are in `no_fork` blocks. A fork waits until no thread is in a `no_fork` block."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -35,7 +35,7 @@ class _Gate:
 
     def leave(self) -> None:
         with self._changed:
-            # In a child that was forked within a `no_fork` block, the number is 0 already.
+            # In a child that was forked within a `no_fork` block, `_inside` is 0 already.
             self._inside = max(self._inside - 1, 0)
             self._changed.notify_all()
 

@@ -14,8 +14,8 @@ _Value = TypeVar("_Value")
 class PerProcess(Generic[_Value]):
     """A value that each process makes for itself at the first use. All threads of a process share the value.
 
-    If several threads need the value first at the same time, ``make`` may run in each of them, and one value is kept.
-    The class has no lock, because another thread could hold the lock at the moment of a fork.
+    If several threads call `get` before the value exists, ``make`` may run in each of the threads, and one value is
+    kept. The class has no lock, because another thread could hold the lock at the moment of a fork.
     """
 
     def __init__(self, make: Callable[[], _Value]) -> None:
@@ -29,5 +29,5 @@ class PerProcess(Generic[_Value]):
         if value is None:
             value = self._values.setdefault(process, self._make())
             for other in set(self._values) - {process}:
-                self._values.pop(other, None)  # the parent process's value refers to its connections
+                self._values.pop(other, None)  # the value of the parent process refers to the parent's connections
         return value

@@ -1,7 +1,8 @@
 """Clean the values that people paste: cut off quotes and other additions, and report values that cannot be right.
 
-All functions are pure: they read no environment and make no request. A value is corrected only if it has one possible
-meaning. Each other fault is returned as an error code and a message. No message quotes a secret.
+All functions are pure: they read no environment and make no request. If a value with a fault has only one possible
+meaning, the value is corrected. If the meaning is not certain, the fault is returned as an error code and a message. No
+message quotes a secret.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from datetime import timedelta
 
 LONGEST_KEY = 8192
 #: The lengths of KIS's app keys and secrets. KIS may change the lengths of new keys. Therefore a caller also uses a key
-#: of another length, with a warning. kis-token set-keys does not store a key of another length, because the user may
-#: have copied only a part of the key.
+#: of an unusual length, with a warning. kis-token set-keys does not store a key of an unusual length, because the user
+#: may have copied only a part of the key.
 APP_KEY_LENGTH, APP_SECRET_LENGTH = 36, 180
 
 MASKED = "has asterisks or dots in it, as a masked value has"
 NOT_ONE_WORD = "has a line break, a blank, a quote or a character outside ASCII, or is far too long"
 
-#: Invisible characters that str.strip() keeps: characters without width, direction marks, and the byte order mark.
+#: Invisible characters that str.strip() keeps: zero-width characters, direction marks, and the byte order mark.
 _SHAPELESS = (
     "\u00ad\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068"
     "\u2069\u3164\ufeff"
@@ -33,8 +34,8 @@ _ABSENT = {"null", "none", "undefined", "nil", "nan", "(null)", "(none)", "<nil>
 
 #: The marks that replace hidden characters in a masked value.
 _MASKS = ("***", "...", "\u2022", "\u25cf", "\u00b7", "\u2219", "\u2026")
-#: The longest placeholder, in characters. A text with more characters may be a key that contains a word such as "your-"
-#: by chance.
+#: The longest placeholder, in characters. A text that is longer than _LONGEST_PLACEHOLDER may be a key that contains a
+#: word such as "your-" by chance.
 _LONGEST_PLACEHOLDER = 63
 
 # These patterns are strings, which `re` compiles at their first use. Few runs need the patterns, and to compile all
@@ -69,8 +70,8 @@ def unwrapped(text: str) -> str:
 def pasted(text: str) -> str:
     """Return a key or URL like `unwrapped`, but also cut off the texts that users often copy with a key or URL.
 
-    The cut texts are a variable's name or ``Bearer`` at the beginning, and a comment, a comma or an escaped line break
-    at the end. No cut text can be a part of a key or URL.
+    At the beginning, the function cuts off a variable's name or ``Bearer``. At the end, the function cuts off a
+    comment, a comma or an escaped line break. None of these texts can be a part of a key or URL.
     """
     while not _is_bare(text) and len(text) <= LONGEST_KEY:
         inner = _one_less(text)
@@ -81,7 +82,7 @@ def pasted(text: str) -> str:
 
 
 def _one_less(text: str) -> str:
-    """Return ``text`` without its outermost addition: a variable's name, quotes, ``Bearer`` or a text at the end."""
+    """Return ``text`` without the outermost text that `pasted` cuts off, such as quotes or a variable's name."""
     text = _trimmed(text)
     assignment = re.fullmatch(_ASSIGNMENT, text)
     if assignment is not None and re.search(_NAME_WORD, assignment["name"]):
@@ -100,12 +101,12 @@ def _without_comment(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether ``text`` certainly has no part that `pasted` cuts off. Only the end of ``text`` may have "="."""
+    """Whether `pasted` certainly cuts nothing off ``text``. If ``text`` has "=" before its end, returns False."""
     return is_one_word(text) and not set(text.rstrip("=")) & set("=,;\\")
 
 
 def pasted_words(text: str) -> list[str]:
-    """Return the words of a setting that has one value a line. `pasted` cleans each line."""
+    """Return the words of a setting with one value on each line. `pasted` cleans each line."""
     return [word for line in pasted(text).splitlines() for word in pasted(line).split()]
 
 
@@ -198,7 +199,7 @@ def unusual_lengths(key: str, secret: str) -> str:
 
 
 def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tuple[str, str]]:
-    """Return an error code and a message for each value whose length differs from KIS's keys. Skip an empty value.
+    """Return an error code and a message for each value that does not have KIS's usual length. Skip an empty value.
 
     ``names`` are the names of key and secret in the messages.
     """

@@ -24,11 +24,11 @@ _JWT = r"(?a)[\w-]+\.[\w-]+\.[\w-]+=*"
 
 
 class SupabaseKey:
-    """A key of a Supabase project, in two parts. The two parts of a key with write access are equal.
+    """A key of a Supabase project: ``gateway`` and ``bearer``. The two are equal in a key with write access.
 
     A read-only key has two different parts. Supabase's gateway reads the part ``gateway``, which is the public key.
-    PostgREST reads the part ``bearer``, which is a JWT of the role ``kis_token_reader``. The setting supabase-key
-    has ``gateway`` and ``bearer``, with a space between the two. The repr does not show the key.
+    PostgREST reads the part ``bearer``, which is a JWT of the role ``kis_token_reader``. For a read-only key, the
+    setting supabase-key contains ``gateway``, a space and ``bearer``. The repr does not show the key.
     """
 
     # This class is not a dataclass, because each dataclass makes the fast path a millisecond slower.
@@ -51,7 +51,7 @@ class SupabaseKey:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Both parts of a read-only key. For a key with two equal parts, only one of the parts."""
+        """The parts of the key: ``gateway``, followed by ``bearer`` if the key is a read-only key."""
         return (self.gateway, self.bearer) if self.reads_only else (self.gateway,)
 
     def headers(self) -> dict[str, str]:
@@ -74,7 +74,7 @@ def parse_url(text: str) -> str | None:
     if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
         return None
     try:
-        parts.hostname.encode("idna")  # A connection also encodes the host's name, and would raise a UnicodeError.
+        parts.hostname.encode("idna")  # If this encoding fails, a connection to the host fails, too.
     except UnicodeError:
         return None
     return re.sub(r"\.(?=:|\Z)", "", f"{parts.scheme}://{parts.netloc.lower()}")
@@ -150,8 +150,8 @@ def _find_shape_fault(url: str) -> str:
 def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
     """Check the value of supabase-key for the project at ``url``. Return the fault as code and message, or None.
 
-    ``words`` is the value, split at blanks. The value of a key with write access has one word. The value of a read-only
-    key has two words: the public key for the gateway, and a JWT with a role.
+    ``words`` is the value, split at blanks. For a key with write access, the value has one word. For a read-only key,
+    the value has two words: the public key for the gateway, and a JWT with a role.
     """
     if len(words) > 1 and _is_public(words[-1]):
         return "anon-supabase-key", "supabase-key is the project's public key"
@@ -189,7 +189,7 @@ def _find_key_defect(words: list[str], *, is_cloud: bool) -> str:
 
 
 def is_public_key(words: list[str]) -> bool:
-    """Whether ``words`` are a project's public key, which is no secret."""
+    """Whether ``words`` has only one word, which is a project's public key. A public key is no secret."""
     return len(words) == 1 and _is_public(words[0])
 
 

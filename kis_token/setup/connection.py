@@ -29,12 +29,12 @@ _KEY_CODES = {
     "store-permission-denied",
 }
 #: If Supabase answers a request with an error from _REJECTED_KEY, the user is asked for another key. If the request
-#: fails with any other error, the user is asked for another URL.
+#: fails with an error that is not in _REJECTED_KEY, the user is asked for another URL.
 _REJECTED_KEY = {"store-key-rejected", "store-key-expired", "store-legacy-keys-disabled"}
 
 
 def connect(setup: Setup) -> Settings:
-    """Return settings with a URL and a key that the Supabase project accepts. The project may lack its tables.
+    """Return settings with a URL and a key that the Supabase project accepts. The tables need not exist yet.
 
     Asks for URL and key until both are right. With ``--yes``, if URL or key is wrong, raises SettingsError or
     StoreError. If another setting is invalid, raises SettingsError.
@@ -125,7 +125,7 @@ def _ask_for_key(setup: Setup, url: str) -> None:
 
 
 def _try(setup: Setup, settings: Settings) -> None:
-    """Read the slot, and ignore missing tables. Raises StoreError for any other fault."""
+    """Read the slot, and ignore missing tables. Raises StoreError if another fault than missing tables occurs."""
 
     def tell(text: str) -> None:
         if not any(f"[{code}]" in text for code in CURED_BY_SQL):

@@ -39,7 +39,7 @@ def write_workflows(setup: Setup, settings: Settings) -> None:
 
 
 def find_public_key(setup: Setup, settings: Settings, there: str) -> str:
-    """Return a public key that Supabase accepts: from a variable, from the repository (``there``) or from the user.
+    """Return a public key that Supabase accepts: from a variable, from ``there`` (the repository) or from the user.
 
     With ``--yes``, if the key is missing or wrong, raises KisTokenError.
     """
@@ -69,13 +69,14 @@ def check_public_key(text: str, url: str) -> str:
 
 
 def _accepted(text: str, settings: Settings, setup: Setup) -> str:
-    """Return the public key in ``text``, after the project has accepted the key. Raises KisTokenError."""
+    """Return the public key in ``text`` if the Supabase project accepts the key. Raises KisTokenError."""
     key = check_public_key(text, settings.supabase_url)
     with open_public_store(settings, key, setup.clock) as store:
         try:
             store.read(settings.service_name)
         except StoreMisconfigured as error:
-            if error.code != "store-permission-denied":  # expected: the public key must not read a table
+            # Supabase does not let a public key read a table, so this error shows that Supabase accepts the key.
+            if error.code != "store-permission-denied":
                 raise
     return key
 

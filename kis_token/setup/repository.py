@@ -79,7 +79,7 @@ def find_access(setup: Setup, settings: Settings, name: str) -> Access:
     GitHub, raises GitHubError. Also raises KisTokenError ``invalid-caller``.
     """
     server = find_server(None, setup.env.get("GITHUB_API_URL", ""))
-    if server is None:  # cannot happen: `find_server` accepts the issuer of each API
+    if server is None:  # cannot happen: without an issuer, `find_server` returns a server for each URL
         raise unfit("GITHUB_API_URL")
     return Access(_caller(setup, settings, name, server), fetch_keys(server.issuer))
 

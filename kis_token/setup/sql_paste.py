@@ -27,8 +27,8 @@ _COPIERS = (
 
 #: The text that explains a warning of the SQL editor in Supabase's dashboard.
 WARNING = (
-    'The editor warns: "Query has destructive operations". Confirm it. The SQL replaces functions and policies of its '
-    "own by drop … if exists. It drops no table and deletes no row."
+    'The editor warns: "Query has destructive operations". Confirm it. The SQL replaces its own functions and '
+    "policies by drop … if exists. It drops no table and deletes no row."
 )
 
 

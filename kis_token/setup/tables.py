@@ -47,7 +47,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """The missing parts of the project: ``what`` is their description for users, and ``sql`` is the SQL to add them."""
+    """The missing parts of the project: ``what`` describes them to users, and ``sql`` is the SQL that adds them."""
 
     what: str
     sql: str
@@ -69,7 +69,7 @@ def find_lacking(store: SupabaseStore, service_name: str, access: Access | None)
 
 
 def wait_until_complete(look: Callable[[], Lacking | None], clock: Clock) -> None:
-    """Check every few seconds until the project has all its parts. A short outage does not end the wait.
+    """Call ``look`` every few seconds until the project lacks no part. A short outage does not end the wait.
 
     Raises StoreMisconfigured ``store-table-missing`` after half an hour.
     """
@@ -102,7 +102,7 @@ def _is_current(store: SupabaseStore, service_name: str) -> bool:
 
 
 def _is_listed(store: SupabaseStore, access: Access) -> bool:
-    """Whether the database lists the caller with all events in ``access``, and has all keys of the caller's issuer."""
+    """Whether the database lists the caller in ``access`` with all its events, and has all keys of its issuer."""
     caller = access.caller
     try:
         found = list_callers(store, caller.audience, only=caller.service_name)

@@ -15,13 +15,13 @@ from kis_token.errors import EnvironmentFault
 if TYPE_CHECKING:
     from kis_token.config import Settings
 
-#: The name of each workflow in the repository, and its two examples: for a repository that stores no key, and for a
-#: repository that stores a key.
+#: The file names of the workflows in the repository. Each workflow has two examples. The first example is for a
+#: repository that stores no key, and the second example is for a repository that stores a key.
 EXAMPLES = {
     "quote.yml": ("quote.yml", "quote-with-secret.yml"),
     "rotate-token.yml": ("rotate-token.yml", "rotate-token-with-secret.yml"),
 }
-#: `_for_slot` inserts environment and slot of a slot that is not the default after the line _STEP or _CALL.
+#: If the slot is not the default slot, `_for_slot` inserts the environment and the slot after the line _STEP or _CALL.
 _STEP = "        with:\n"
 _CALL = "/.github/workflows/rotate-token.yml@v1\n"
 
@@ -62,7 +62,7 @@ class WorkflowFile:
 
 
 def examples_folder() -> Path:
-    """Return the folder of the workflows' texts: in an installed package, or in docs/ of a checkout."""
+    """Return the folder of the example workflows: in the installed package or, in a Git checkout, in docs/."""
     package = Path(__file__).parents[1]
     shipped = package / "workflows"
     return shipped if shipped.is_dir() else package.parent / "docs" / "examples" / "init"
@@ -78,7 +78,7 @@ def workflow_files(directory: Path, settings: Settings, *, with_secret: bool) ->
 
 
 def _for_slot(text: str, settings: Settings) -> str:
-    """Insert environment and slot into the text, and return the text. A default value is not inserted."""
+    """Insert environment and slot into ``text``, and return the result. If a value is the default, do not insert it."""
     named: dict[str, str] = {}
     if settings.environment != "production":
         named["environment"] = settings.environment

@@ -190,7 +190,7 @@ def test_wrong_answers_are_asked_again(ready_laptop: Laptop, terminal: Terminal)
 
     session.answer(URL, f"{ready_laptop.sandbox.service_key}\n{ready_laptop.sandbox.supabase.url}")
     session.wait_for(b"is a key: are supabase-url and supabase-key swapped?")
-    session.wait_for(b"The other lines of the paste were dropped.")
+    session.wait_for(b"The remaining pasted lines were dropped.")
     session.answer(URL, "https://supabase.com/dashboard/projects")
     session.wait_for(b"is the dashboard's address, without a project's name")
     session.answer(URL, ready_laptop.sandbox.supabase.url)

@@ -103,5 +103,5 @@ def test_outage_is_a_warning(watch: Watch) -> None:
     watch.sandbox.supabase.stop()
     outputs, log = watch.look()
     assert outputs == {}
-    assert "::warning::The end of the app key was not read: " in log
+    assert "::warning::The last day of the app key was not read: " in log
     assert "[store-unreachable]" in log

@@ -146,6 +146,6 @@ def test_outage_is_a_warning(watch: Watch, sandbox: Sandbox, network: GitHubNetw
     later, later_log = watch.look()
 
     assert outputs == later == {}
-    assert "::warning::The issuer's keys were not compared: " in log
+    assert "::warning::The issuer's keys were not compared with the stored keys: " in log
     assert "[github-unreachable]" in log
     assert "[store-unreachable]" in later_log
