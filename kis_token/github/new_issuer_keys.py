@@ -36,7 +36,7 @@ def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], floa
     stored = _stored_keys(settings, workflow.mask, left)
     missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
     if not stored:
-        workflow.info("The list of callers without a Supabase key is empty, so no issuer's key is needed.")
+        workflow.info("This run knows no keyless caller, so it compared no issuer's keys with the stored keys.")
         return
     lines = [f"- `{_shown(kid)}` of {issuer}" for issuer, kids in missing.items() for kid in kids]
     workflow.output("keys", "missing" if lines else "stored")

@@ -106,7 +106,7 @@ class KISIssuer:
         if code in TOKEN_CODES:
             return code
         if answer.get("rt_cd") != "0":
-            raise IssuerOutage("kis-answer-unusable", "KIS did not answer the request for a quotation", sent=True)
+            raise IssuerOutage("kis-answer-unusable", f"KIS gave no quotation ({code or 'no error code'})", sent=True)
         return None
 
     def approval_key(self, app_key: AppKey) -> str:
