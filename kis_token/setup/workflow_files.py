@@ -69,7 +69,7 @@ def examples_folder() -> Path:
 
 
 def workflow_files(directory: Path, settings: Settings, *, with_secret: bool) -> list[WorkflowFile]:
-    """Return the workflows of the repository in ``directory``, for the settings' environment and slot."""
+    """Return the workflows to write into the repository in ``directory``. They use the settings' environment and slot."""
     folder, texts = directory / ".github" / "workflows", examples_folder()
     return [
         WorkflowFile(folder / name, _for_slot((texts / examples[with_secret]).read_text(encoding="utf-8"), settings))
