@@ -4,8 +4,9 @@
 -- again at any time. This file needs the roles anon, authenticated and service_role, which every Supabase project has.
 -- This file changes no stored value. This file adds the column "version", with a number for each existing row. If
 -- another program made the table, this file adds the missing columns, removes the length limits of text columns, and
--- makes similar corrections that change no stored value. If the table needs any other correction, this file stops,
--- changes nothing, and lists each difference with the statement that corrects the difference.
+-- makes similar corrections that change no stored value. If the table has a difference that this file does not
+-- correct, this file stops, changes nothing, and lists each difference with the statement that corrects the
+-- difference.
 
 begin;
 
@@ -23,8 +24,8 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
--- Rights and policies apply to one table only. A partition, a child table or a parent table of api_credentials has
--- rights of its own. So other roles could read the rows of api_credentials through a partition, a child table or a
+-- The rights and policies of api_credentials apply only to api_credentials itself. A partition, a child table or a
+-- parent table of api_credentials has rights of its own. So other roles could read the rows of api_credentials through a partition, a child table or a
 -- parent table.
 do $$
 declare
@@ -142,9 +143,9 @@ begin
         end if;
     end loop;
 
-    -- The next query returns the required columns that the functions do not write. If another program has a trigger on
-    -- the table, the trigger may fill the required columns, so the query returns no column. Later, begin_issuance
-    -- writes to the table to test whether the table can store a token.
+    -- The next query returns the required columns that the functions do not write. If the table has a trigger of
+    -- another program before an insert, the trigger may fill the required columns, so the query returns no rows. Later,
+    -- begin_issuance writes to the table to test whether the table can store a token.
     return query
         select 'columns', format('%s is not null and has no default', a.attname),
                format('alter table public.api_credentials %s', case
@@ -199,9 +200,9 @@ begin
                format('drop rule %I on public.api_credentials', r.rulename), false
         from pg_catalog.pg_rewrite r where r.ev_class = its_table and r.ev_type in ('2', '3');
 
-    -- The next query returns rows that have the same service_name and credential_type. Each of these rows may have a
-    -- key that is in use. So the statement in the result column "mend" moves one of the rows to another slot, and
-    -- deletes no row.
+    -- The next query returns rows that have the same service_name and credential_type. Each duplicate row may have a
+    -- key that is in use. To keep this key, the statement in the result column "mend" moves a duplicate row to another
+    -- slot, and deletes no row.
     return query
         with twice as (
             select r.service_name::text as service, r.credential_type::text as type, to_jsonb(r) as row,
@@ -323,7 +324,8 @@ end
 $$;
 
 -- The functions write with "on conflict", which needs a unique constraint or a unique index on service_name and
--- credential_type. If the table has no such constraint and no such index, the following statement makes a unique index.
+-- credential_type. If the table has no unique constraint and no unique index on these two columns, the following statement
+-- makes a unique index.
 do $$
 begin
     if not exists (
@@ -350,8 +352,8 @@ alter table public.api_credentials
 
 alter sequence public.api_credentials_version_seq owned by public.api_credentials.version;
 
--- If another program made the table, the table may already have a column with the name version. This column may have
--- values, and may have no default.
+-- If another program made the table, the table may already have a column with the name version. Possibly, the
+-- existing column "version" has values, or has no default.
 alter table public.api_credentials
     alter column version set default nextval('public.api_credentials_version_seq');
 do $$

@@ -2,9 +2,10 @@
 -- database's clock.
 --
 -- A caller begins, calls tokenP once, and commits or aborts. begin_issuance grants the lease to one caller at a time.
--- KIS allows one call a minute, so two grants are more than a minute apart. Each grant has a fence, a number that grows
--- with every grant. If a caller is suspended until its lease has ended, the caller's fence is old. So the caller's
--- commit cannot overwrite a newer token.
+-- KIS allows one tokenP call a minute. So the next lease is granted more than a minute after the previous lease. If the
+-- holder aborts its lease, the holder sets the time until the next lease. Each lease has a fence, a number that grows
+-- with every granted lease. If a caller is suspended until its lease has ended, the caller's fence is old. So the
+-- caller's commit cannot overwrite a newer token.
 --
 -- Every function locks the slot's lease first, and reads clock_timestamp() after it has the lock. now() would return a
 -- time before the wait for the lock. All constants of the protocol are in this file.
@@ -34,10 +35,10 @@ create table if not exists public.credential_leases (
 comment on table public.credential_leases is
     'One row for each slot: the holder of the lease, and the time of the next grant. Only the functions of sql/ read and write the table.';
 comment on column public.credential_leases.service_name is 'The slot: the same value as service_name in api_credentials.';
-comment on column public.credential_leases.fence is 'Grows with every grant. A commit or abort must name the current fence.';
+comment on column public.credential_leases.fence is 'Grows each time a lease is granted. A commit or abort must name the current fence.';
 comment on column public.credential_leases.holder is 'The id of the attempt that holds the lease; null if the lease is free.';
 comment on column public.credential_leases.holder_label is 'The holder as text: a workflow run or a host.';
-comment on column public.credential_leases.granted_at is 'The time of the last grant.';
+comment on column public.credential_leases.granted_at is 'The time at which the last lease was granted.';
 comment on column public.credential_leases.lease_until is 'The end of the lease. Until the lease ends, all other callers wait.';
 comment on column public.credential_leases.not_before is 'The earliest time at which the next lease can be granted. KIS allows one tokenP call a minute.';
 comment on column public.credential_leases.token_id is
@@ -77,7 +78,7 @@ comment on column public.credential_issuances.service_name is 'The slot.';
 comment on column public.credential_issuances.happened_at is 'The time of the event, by this database''s clock.';
 comment on column public.credential_issuances.outcome is
     'The name of the event. "granted": a caller got the lease. After the event "granted", the log has one of the events "committed", "unchanged", "fenced" and "aborted" with the same fence. If the lease has ended and the log has no such event, the holder''s process ended too early. "saved": a token was stored without a lease. "revoked": the owner revoked a token at KIS.';
-comment on column public.credential_issuances.fence is 'The fence of the grant that the event belongs to.';
+comment on column public.credential_issuances.fence is 'The fence of the lease that the event belongs to.';
 comment on column public.credential_issuances.holder is 'The id of the attempt.';
 comment on column public.credential_issuances.holder_label is 'The holder as text.';
 comment on column public.credential_issuances.app_key_id is 'The hash of the app key.';
@@ -90,8 +91,7 @@ comment on column public.credential_issuances.error_code is 'The error code of a
 
 -- Returns the hash of a token that is stored as plain JSON. Returns null if the value is sealed, or if it is not a JSON
 -- object with the text access_token. If a client wrote the token's row without the functions of this file, the row of
--- the lease has no hash of the token. In this case, the functions of this file get the hash of the token from
--- issuance_plain_token_id.
+-- the lease has no hash of the token, and the functions of this file get the hash from issuance_plain_token_id.
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
@@ -192,8 +192,8 @@ begin
 end
 $$;
 
--- Returns the version of the row with the slot's app key, or 0 if there is no such row. If a caller has read this row
--- with another version, the caller's app key and secret are no longer those of the slot.
+-- Returns the version of the row with the slot's app key, or 0 if there is no such row. If a caller has read
+-- another version of the slot's app_key row, the caller's app key and secret are no longer those of the slot.
 create or replace function public.issuance_keys_version(service text) returns bigint
     language plpgsql
     stable
@@ -324,7 +324,7 @@ begin
                 || '", "expires_at": "<time>", "issued_at": "<time>", "app_key_id": "<key>", "environment": "production"}',
                 '<time>', to_char(its_end, 'YYYY-MM-DD"T"HH24:MI:SS+00:00')), '<key>', left(filler, 16))
         end;
-        sealed := not sealed;  -- the second token is plain after a sealed token, and sealed after a plain token
+        sealed := not sealed;  -- of the two tokens that the loop writes, one is sealed and one is plain
         begin
             written := public.issuance_put(  -- as issuance_write does
                 service, 'access_token', form, its_end, 'KIS OAuth access token, renewed automatically');
@@ -359,9 +359,9 @@ begin
 end
 $$;
 
--- Returns the hash and the expiry of each token that the slot remembers as rejected or revoked. The slot's row
--- rejected_tokens stores them as a JSON object that maps the hash of a token to the expiry of the token. If the value
--- of the row rejected_tokens is not a JSON object of hashes and times, the function returns no rows.
+-- Returns the hash and the expiry of each token that the slot remembers as rejected or revoked. The value
+-- of the slot's row rejected_tokens is a JSON object that maps the hash of a token to the expiry of the token. If the
+-- value of the row rejected_tokens is not a JSON object of hashes and times, the function returns no rows.
 create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
@@ -505,8 +505,8 @@ begin
     elsif token.expires_at > t
         and token.version is distinct from rejected_version
         and (stored_id is null or stored_id is distinct from rejected_token_id and stored_id <> all (rejected))
-        -- For 6 hours after KIS issues a token, tokenP returns the same token again. So the status is fresh if the
-        -- stored token is younger than 6 hours.
+        -- For 6 hours after KIS issues a token, tokenP returns the same token again. If the stored token is
+        -- younger than 6 hours, a tokenP call cannot replace it, so the status is "fresh" for every min_remaining.
         and (token.expires_at > t + min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
         status := 'fresh';
     elsif lease.holder = begin_issuance.holder and lease.lease_until > t then
@@ -579,7 +579,7 @@ end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Asks for the lease. keys_version is the version of the app_key row that the caller has read, or 0 if the caller found no app_key row. Returns a status. If the status is "changed", the app_key row has another version than keys_version: read the app_key row again. If the status is "conflict", another slot has a valid token of this app key: holder_label is the name of this slot. If the status is "fresh", the stored token can be used: value is this token. If the status is "granted", call tokenP once, then call commit_issuance or abort_issuance with the returned fence. If the status is "busy", wait: the caller holder_label holds the lease, or no lease is granted before retry_at. rejected_token_ids has the hashes of all known rejected tokens: do not use a token with such a hash, even if a cache has the token. rejected_token_id is the hash of the last rejected token, for older clients. If the table cannot store a token, the function raises an error with the detail store-cannot-store.';
+    'Asks for the lease. keys_version is the version of the app_key row that the caller has read, or 0 if the caller found no app_key row. Returns a status. If the status is "changed", the app_key row has another version than keys_version: read the app_key row again. If the status is "conflict", another slot has a valid token of this app key, and holder_label is the name of the other slot. If the status is "fresh", the stored token can be used: value is this token. If the status is "granted", call tokenP once, then call commit_issuance or abort_issuance with the returned fence. If the status is "busy", wait: the caller holder_label holds the lease, or no lease is granted before retry_at. rejected_token_ids has the hashes of all known rejected tokens: do not use a token with such a hash, even if a cache has the token. rejected_token_id is the hash of the last rejected token, for older clients. If the table cannot store a token, the function raises an error with the detail store-cannot-store.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -810,9 +810,10 @@ $$;
 comment on function public.revoke_token(text, bigint, text, text) is
     'Makes the row of a token that was revoked at KIS inactive. Remembers the token as rejected, so that it is not stored again. Returns a status: "revoked", or "kept" if the active token''s row does not have the given version.';
 
--- Returns all data of kis-token status in one call. The member "rows" lists the rows of keys and tokens, without their
--- values. The member "token_rows" has two rows of the slot that the argument token_of names, with their values: the row
--- of the token, which the client unseals, and the row of the rejected tokens.
+-- Returns all data of kis-token status in one call. The member "rows" of the answer lists the rows of keys and tokens,
+-- without their values. If the argument token_of names a slot, the member "token_rows" of the answer has the slot's row
+-- of the token and the slot's row of the rejected tokens, and includes the values of both rows. The client unseals the
+-- value of the token's row.
 drop function if exists public.issuance_status(text, integer);
 create or replace function public.issuance_status(
     service  text default null,
@@ -862,7 +863,7 @@ end
 $$;
 
 comment on function public.issuance_status(text, integer, text) is
-    'Returns, for one slot or for all slots, the leases, the last events (newest first), and the rows of keys and tokens without their values. The member "token_rows" has two active rows, with their values: access_token and rejected_tokens of the slot that the argument token_of names. Holder ids are not returned, because a caller with such an id could act as the holder.';
+    'Returns, for one slot or for all slots, the leases, the last events (newest first), and the rows of keys and tokens without their values. The member "token_rows" has the active rows access_token and rejected_tokens of the slot that the argument token_of names, and includes the values of both rows. Holder ids are not returned, because a caller with such an id could act as the holder.';
 
 create or replace function public.prune_issuances(keep interval default interval '90 days') returns bigint
     language plpgsql
@@ -910,7 +911,7 @@ alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
 -- If a table has row level security and no policy, PostgreSQL denies all access. The policies credential_leases_nobody
--- and credential_issuances_nobody also deny all access, to show that the database must deny it.
+-- and credential_issuances_nobody also deny all access. They show a reader of the schema that the denial is intended.
 drop policy if exists credential_leases_nobody on public.credential_leases;
 create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
 drop policy if exists credential_issuances_nobody on public.credential_issuances;

@@ -7,8 +7,9 @@
 
 begin;
 
--- The version of the files of sql/. If a new client needs a change of these files, the author of the change also
--- increases the version. The member "schema_version" in the answer of begin_issuance is the same number.
+-- The version of the files of sql/. If a new release of kis-token needs a change of the files of sql/, the author of
+-- the change also increases their version. The member "schema_version" in the answer of begin_issuance is the same
+-- number as the result of credential_schema_version.
 create or replace function public.credential_schema_version() returns integer
     language sql
     immutable

@@ -2,8 +2,8 @@
 --
 -- The owner stores the public keys with which an issuer signs; the database fetches no key. The functions take the ID
 -- token as an argument and do not read the claims that PostgREST puts into a setting. PostgREST also accepts tokens of
--- other signers that the project trusts, and such a signer could put the name of the issuer into its own tokens.
--- docs/keyless-signature.md explains each step for a reviewer.
+-- other signers, if the project trusts them. A signer other than the issuer could put the issuer's name into its own
+-- tokens. docs/keyless-signature.md explains each step for a reviewer.
 --
 -- Run this file after 001_api_credentials.sql. You may run the file again at any time.
 
@@ -48,8 +48,8 @@ comment on column public.credential_issuer_keys.kid is 'The key''s name in the h
 comment on column public.credential_issuer_keys.modulus is 'The modulus n: 256 to 512 bytes, with the most significant byte first.';
 comment on column public.credential_issuer_keys.added_at is 'The time at which the key was stored.';
 
--- Returns the bytes that a base64url text without padding encodes. If base64url encodes these bytes as a text other
--- than the argument, returns null. Raises data_exception if the text is not base64.
+-- Returns the bytes that a base64url text without padding encodes. If the argument is not the exact base64url text
+-- of the decoded bytes, returns null. Raises data_exception if the text is not base64.
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
@@ -78,7 +78,7 @@ declare
     number numeric := 0;
 begin
     digits := repeat('0', (14 - length(digits) % 14) % 14) || digits;
-    for i in 0 .. length(digits) / 14 - 1 loop  -- each step adds 56 bits, because a bigint can hold 56 bits
+    for i in 0 .. length(digits) / 14 - 1 loop  -- each step adds 14 hex digits (56 bits): a bigint has 64 bits
         number := number * 72057594037927936 + ('x' || substr(digits, i * 14 + 1, 14))::bit(56)::bigint;
     end loop;
     return number;
@@ -87,8 +87,8 @@ $$;
 
 -- Returns whether the key with this modulus made the signature of the signed bytes, as RFC 8017, section 8.2.2,
 -- describes. The function makes the whole block that a correct signature contains, and compares this block with the
--- block in the signature. The function does not parse the block in the signature, so it accepts no block with
--- additional bytes.
+-- block in the signature. The function compares all bytes and does not parse the block in the signature, so it
+-- refuses a block with additional bytes.
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable
@@ -123,8 +123,8 @@ end
 $$;
 
 -- Returns the claims of an ID token that a stored key has signed. Before the signature is checked, the function uses
--- only the issuer and the key's name, to find the key. No error shows the issuer. An error shows the key's name only if
--- the name has 1 to 100 characters, and only letters, digits, dots, hyphens and underscores.
+-- only the issuer and the key's name, to find the key. No error contains the issuer's URL. An error shows the key's name
+-- only if the name has 1 to 100 characters, and only letters, digits, dots, hyphens and underscores.
 create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
     language plpgsql
     stable

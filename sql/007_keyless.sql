@@ -37,9 +37,8 @@ $$;
 
 -- Returns whether a text is the full name of a branch or a tag. Git forbids blanks and the characters ~^:?*[\ in the
 -- name of a branch or a tag, and this function refuses a text with one of them. So the function refuses a pattern with
--- a wildcard. Because Git forbids the same characters, the name of a real branch or tag never has one of them.
--- Invisible characters, and characters that change the direction of text, are refused as well. Branches of Dependabot
--- and of merge queues are refused, because they contain code of others.
+-- a wildcard. Invisible characters, and characters that change the direction of text, are refused as well. Branches of
+-- Dependabot and of merge queues are refused, because they contain code of others.
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql
     immutable
@@ -306,8 +305,9 @@ end
 $$;
 
 -- Checks whether a slot other than "service" has issued a token with this app key. If the list of callers does not
--- allow the job with these claims to issue for that other slot too, raises KTA05. The database serves one slot at a
--- time for each app key. Without this check, the job could block the callers of the other slot.
+-- allow the job with these claims to issue for a slot that has issued with this app key, raises KTA05. While one slot
+-- has a valid token or a lease of an app key, the database grants no lease of this app key to another slot. So, without
+-- issuance_check_app_key, a job could block the callers of a slot for which the job may not issue.
 create or replace function public.issuance_check_app_key(service text, app_key_id text, claims jsonb) returns void
     language plpgsql
     stable
@@ -333,7 +333,7 @@ end
 $$;
 
 -- Compares a row of the list of callers with claims. Returns one text with the names of the columns that do not match
--- the claims. If all columns match, this text is empty.
+-- the claims. If all columns match the claims, the returned text is empty.
 create or replace function public.issuance_differences(caller public.credential_callers, words jsonb) returns text
     language plpgsql
     stable
@@ -481,7 +481,7 @@ end
 $$;
 
 comment on function public.keyless_begin(text, uuid, text, text, interval, bigint, text, bigint, text) is
-    'Does for a GitHub job what begin_issuance does for other callers. The job''s ID token is at most 120 s old. The label is made from the claims of the ID token. An ID token can begin only one attempt to issue. To repeat a call whose answer was lost, the job calls again with the same holder, and with the same ID token or a newer one of the same run.';
+    'Asks for the lease for a GitHub job that has an ID token instead of a key. The answer is the same as that of begin_issuance. The job''s ID token is at most 120 s old. The label is made from the claims of the ID token. An ID token can begin only one attempt to issue. To repeat a call whose answer was lost, the job calls again with the same holder, and with the same ID token or a newer one of the same run.';
 
 create or replace function public.keyless_commit(
     service    text,

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The codes of a SettingsError for settings that lack the URL or the key of Supabase. `SupabaseCredentialManager` does
-#: not raise a SettingsError with one of these codes, because a program that follows the guide (docs/migrating.md) then
-#: gets its keys and token from a source other than Supabase.
+#: The codes of a SettingsError for settings that lack the URL or the key of Supabase. A program that follows the guide
+#: (docs/migrating.md) can get its keys and token from a source other than Supabase. So `SupabaseCredentialManager` does
+#: not raise a SettingsError if the settings lack only the URL or the key of Supabase.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -164,9 +164,9 @@ class SupabaseCredentialManager:
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
         """Store a token. Returns True if the store then has this token or a token that expires later.
 
-        If the stored token expires later, the stored token is kept. A token that the slot remembers as rejected or
-        revoked is not stored, and a warning is logged. Times without a zone are read as Korea time. Raises TokenError
-        for an invalid or expired token.
+        If the stored token expires later than ``access_token``, the stored token is kept. A token that the slot
+        remembers as rejected or revoked is not stored, and a warning is logged. Times without a zone are read as Korea
+        time. Raises TokenError for an invalid or expired token.
         """
         token = build_token(
             access_token.strip(),

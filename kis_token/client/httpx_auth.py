@@ -31,9 +31,10 @@ class KISAuth(httpx.Auth):
 
     KISAuth always sets the headers authorization, appkey and appsecret. If the request lacks the header content-type or
     the header custtype, KISAuth adds the missing header. KISAuth sets custtype to P. The program sets tr_id. If the
-    token expires soon, KISAuth renews the token before the request. If KIS rejects the token, one new token replaces it
-    for all callers. The request is then sent again, once, because KIS has not executed it. KISAuth reads the bodies of
-    requests and answers into memory, so that it can find a rejection and send a request again.
+    token expires soon, KISAuth renews the token before the request. If KIS rejects the token of a request, one new
+    token replaces the rejected token for all callers, and KISAuth sends the request again, once. KIS does not execute a
+    request with a rejected token. KISAuth reads the bodies of requests and answers into memory, so that it can find a
+    rejection and send a request again.
 
     Several clients, threads, tasks and forked processes may share one KISAuth. With an async client, a renewal runs in
     a thread, so the event loop does not wait. If a task is cancelled during a renewal, the task ends at once, and the

@@ -147,9 +147,9 @@ class KISClient:
 
         If KIS rejects the token, the client replaces the token and sends the call again, once. If ``_retry`` is false,
         the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET or HEAD again after
-        a pause, a few times. A call with a method other than GET and HEAD may be an order to buy or sell. The client
-        sends a call that may be an order again only if KIS rejects the token, because KIS does not execute a call with
-        a rejected token.
+        a pause, a few times. A call with a method other than GET and HEAD may be an order to buy or sell. If a
+        call may be an order, the client repeats the call only after KIS rejects the token, because KIS does not execute
+        a call with a rejected token.
 
         Raises IssuerOutage if KIS does not answer. The attribute ``sent`` of IssuerOutage is True if KIS may have
         executed an order. After ``timeout``, the client sends nothing more. Raises KisTokenError if there is no token.

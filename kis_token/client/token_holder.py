@@ -173,7 +173,7 @@ class TokenHolder:
         """Return the token that replaces ``known``. All waiting threads share one renewal, and its error if it fails.
 
         Never returns the token with the fingerprint ``rejected_id``. If another thread is renewing the token and
-        ``waits`` is False, returns the present token ``known`` at once.
+        ``waits`` is False, returns ``known`` without a wait.
         """
         renewals = self._renewals.get()
         failures = renewals.failures
@@ -210,7 +210,7 @@ class TokenHolder:
         return self._with_pause(held, SHARE_AGAIN if is_fresh else RENEW_AGAIN)
 
     def _remember(self, app_key: AppKey | None) -> AppKey:
-        """Keep ``app_key`` in memory, because an app key that only Supabase has cannot be read in an outage."""
+        """Keep ``app_key`` in memory, because a caller cannot read an app key from Supabase in an outage."""
         app_key = app_key or self._app_key
         if app_key is None:
             message = f"KIS cannot be called: {self._settings.service_name} has no app key"
@@ -225,8 +225,7 @@ class TokenHolder:
     def _with_pause(self, held: Held, seconds: float) -> Held:
         """Return a copy of ``held`` with a new ``renew_again``, about ``seconds`` from now.
 
-        If the valid token of ``held`` becomes expired before that time, ``renew_again`` is the time at which the token
-        becomes expired.
+        If ``held`` has a valid token, ``renew_again`` is at the latest the time at which this token becomes expired.
         """
         pause = self._clock.jitter(0.5 * seconds, 1.5 * seconds)
         left = held.token.remaining(self._clock.now() + held.skew) - LEAST_USEFUL

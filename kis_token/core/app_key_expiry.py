@@ -28,7 +28,7 @@ def default_last_day(now: datetime) -> date:
 
 
 def parse_last_day(text: str, now: datetime) -> date | None:
-    """Parse a day YYYY-MM-DD. Returns None for any other text, and for a day that has passed in Korea."""
+    """Parse a day. Returns None if ``text`` is not a day YYYY-MM-DD, or if the day has passed in Korea."""
     try:
         day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=KST).date()
     except ValueError:

@@ -48,11 +48,12 @@ AFTER_GRANT = timedelta(seconds=70)
 #: For this time after the end of another caller's lease, no caller on this machine issues a token without the store.
 AFTER_LEASE = timedelta(seconds=10)
 
-#: A round is one request for the lease and the wait after the answer. If a round takes at most this many seconds and
-#: gives no token, the round is called idle.
+#: A round is one request for the lease and the wait after the answer. If a round takes at most ``SHORTEST_ROUND``
+#: seconds and gives no token, the code counts the round as idle.
 SHORTEST_ROUND = 0.2
 
-#: If this many rounds in a row are idle (see ``SHORTEST_ROUND``), the caller raises StoreOutage.
+#: If ``MOST_IDLE_ROUNDS`` rounds in a row end without a token after at most ``SHORTEST_ROUND`` seconds each, the caller
+#: raises StoreOutage. A round is one request for the lease and the wait after the answer.
 MOST_IDLE_ROUNDS = 5
 
 #: Seconds that a caller with a stale token waits for another caller's renewal. A renewal takes a second or two.
@@ -142,8 +143,9 @@ class Issuance:
     def _pace(self, seconds: float) -> None:
         """Pause between two requests for the lease.
 
-        A round is one request for the lease and the wait after the answer. ``seconds`` is the length of the last round.
-        If the last ``MOST_IDLE_ROUNDS`` rounds took at most ``SHORTEST_ROUND`` seconds each, raises StoreOutage.
+        ``seconds`` is the time that the last request for the lease and the wait after its answer took. If each of the
+        last ``MOST_IDLE_ROUNDS`` requests for the lease took at most ``SHORTEST_ROUND`` seconds, including the wait
+        after its answer, raises StoreOutage.
         """
         if seconds > SHORTEST_ROUND:
             self._idle_rounds = 0
@@ -265,9 +267,9 @@ class Issuance:
     def _write_anew(self, token: Token, version: int | None) -> None:
         """Write the row again if the row showed the token as expired or unusable, but KIS gave the same token again.
 
-        If KIS gave the same token again, the commit has not changed the version of the row. This method does not check
-        the status of the commit. If the caller repeats a commit after a lost response, the status can be "committed"
-        instead of "unchanged".
+        If KIS gave the same token again, `Store.commit` has not changed the version of the row. This method does not
+        check the status that `Store.commit` returned. If the caller repeats `Store.commit` after a lost response, the
+        status can be "committed" instead of "unchanged".
         """
         stored = self._view.stored
         looks_expired = stored is not None and not stored.is_valid(self._view.now) and version == stored.version

@@ -53,7 +53,7 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
 def hold_back(context: Context, app_key: AppKey, time: timedelta) -> None:
     """For ``time``, forbid all callers on this machine to issue a token without the store."""
     until = context.clock.now() + time
-    # A machine that cannot write the note with this time issues no token without the store.
+    # The fault is ignored: if `_call` cannot write a note for this app key, `_call` issues no token.
     with suppress(EnvironmentFault):
         noted = context.machine.not_before(app_key.key_id)
         if noted is None or noted < until:
@@ -73,7 +73,8 @@ def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage)
         machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
         return True
 
-    # The note is also written before the connection to KIS begins. If the note cannot be written, KIS is not called.
+    # `may_send` writes the note of the tokenP call twice: here, before the connection to KIS begins, and again
+    # immediately before the request is sent. If `may_send` cannot write the note, KIS is not called.
     may_send()
     try:
         return issue(context.issuer, app_key, now, may_send)

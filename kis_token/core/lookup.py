@@ -56,7 +56,7 @@ def look(
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # `retry_time` sets this variable; in an outage, `look` returns the value of the variable
+    present = view  # in an outage, `look` returns a copy of ``present``, which `retry_time` updates after each failure
 
     def retry_time() -> RetryTime:
         nonlocal present
@@ -85,15 +85,16 @@ def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held
 def may_issue_locally(view: View, settings: Settings) -> bool:
     """Whether this caller may issue a token if the store does not answer at all."""
     is_told_to = settings.on_store_outage == "issue" and settings.mode == "resolve"
-    # A caller without an app key cannot call tokenP. A caller with a read-only key cannot store a token later.
+    # A caller without an app key cannot call tokenP. A caller with a read-only key cannot store the issued token after
+    # the outage.
     return is_told_to and view.app_key is not None and not settings.reads_only
 
 
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
     """Return a copy of ``view`` with the cache's current contents.
 
-    If the cached token is rejected, unreadable or of another account, the copy has no cached token, and the attribute
-    ``trace`` of the copy has the reason.
+    If the cached token is rejected, unreadable or of another account, the returned view has no cached token, and its
+    attribute ``trace`` has the reason.
     """
     view = replace(view, cached=None, cache_fault=None)
     try:
@@ -111,8 +112,9 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
 def enough(view: View, settings: Settings) -> Resolution | None:
     """Return a token that the mode accepts; None if the caller must issue or store a token first.
 
-    `resolve` accepts a fresh token, `rotate` a token that is not due yet, and `check` any valid token. Because `check`
-    never issues, `check` raises IssuanceError ``no-valid-token`` if there is no valid token.
+    The mode `resolve` accepts a fresh token. The mode `rotate` accepts a token whose renewal is not due yet. The mode
+    `check` accepts every valid token. Because `check` never issues, `check` raises IssuanceError ``no-valid-token`` if
+    there is no valid token.
     """
     later = view.unshared_token()
     if later is not None and settings.mode == "resolve" and not settings.saves:

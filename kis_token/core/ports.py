@@ -36,8 +36,8 @@ class Clock(Protocol):
         """A random number of seconds from ``low`` to ``high``, so that callers do not act at the same moment."""
 
 
-#: The statuses in the answers of `Store.begin` and `Store.commit`. The functions of sql/ return statuses with the same
-#: names.
+#: The statuses in the answers of `Store.begin` and `Store.commit`. Each status has one name in Python
+#: and in the functions of sql/.
 BeginStatus = Literal["granted", "fresh", "busy", "conflict", "changed"]
 CommitStatus = Literal["committed", "unchanged", "fenced"]
 
@@ -150,7 +150,7 @@ class Store(Protocol):
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End a lease without storing a token. For ``cooldown``, no caller gets a lease.
+        """End a lease without storing a token. Until the time ``cooldown`` has passed, no caller gets a lease.
 
         For 15 minutes, no caller gets a lease with the key and secret ``refused_credential_id``.
         """

@@ -139,9 +139,9 @@ class View:
         """The cached token, if it was issued after the stored token for the same app key; None otherwise.
 
         When KIS issued the cached token, KIS possibly made the stored token invalid. A machine that issued a token
-        during an outage of the store has a cached token that is newer than the stored token. The two times of issue are
-        read from the claims of the tokens only. If the type of a column has no time zone, a time in the column may be
-        wrong by nine hours.
+        during an outage of the store has a cached token that is newer than the stored token. The times of
+        issue are read only from the claims of the two tokens, and not from a column of the table. If the type of a
+        column has no time zone, a time in the column may be wrong by nine hours.
         """
         cached, stored = self.cached, self.stored
         if cached is None or stored is None or not cached.is_valid(self.now):

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
-#: A caller with ``allow-expired`` can get a token that expired less than this time ago. KIS sometimes accepts an
-#: expired token.
+#: For ``LONGEST_EXPIRED`` after the expiry time of a token, a caller with ``allow-expired`` can get the token. KIS
+#: sometimes accepts an expired token.
 LONGEST_EXPIRED = timedelta(hours=1)
 
 #: If the slot's app key changes during the call, the slot is read at most this many times.
@@ -159,7 +159,9 @@ class Resolver:
             if self._settings.mode == "force":
                 return view  # the renewal replaces the stored token and the cached one
             if self._settings.mode == "rotate":
-                raise  # the stored token is older than the cached one: its age does not show whether a renewal is due
+                # The stored token is older than the cached token, so the age of the stored token does not show whether
+                # a renewal is due.
+                raise
             said = "The cached token is newer than the stored one, and could not be stored for other callers"
             return replace(view.resolution(token, "cache", warning=f"{said}: {error.brief}"), unstored=error)
         shared = self.look(view.rejected_id)
@@ -233,8 +235,8 @@ class Resolver:
             ) from outage
         try:
             with self._context.machine.lock(view.app_key.key_id, left):
-                # The store is asked once more, because an outage can end while this caller builds the runtime and waits
-                # for the lock.
+                # The store is asked once more, because an outage can end while this caller installs packages and waits
+                # for the machine's lock.
                 slot = self._read_once()
                 if slot is None:
                     return issue_locally(self._context, self._store_time.update(view), view.app_key, outage)
@@ -243,7 +245,7 @@ class Resolver:
         return self._find_again(view, slot=slot)
 
     def _read_once(self) -> Slot | None:
-        """The slot; None if the store does not answer. A StoreOutage with ``doubtful=True`` is raised."""
+        """The slot; None after a StoreOutage with ``doubtful=False``. Raises a StoreOutage with ``doubtful=True``."""
         try:
             return self._read()
         except StoreOutage as outage:

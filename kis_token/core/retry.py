@@ -51,7 +51,7 @@ def briefly(elapsed: float, left: float) -> float:
 def unless_refused(elapsed: float, left: float) -> float:
     """Return the rest of the retry time, as `briefly` does.
 
-    If this function gives the retry time, `Retry` does not repeat a call whose connection was refused.
+    If ``retry_time()`` returns `unless_refused`, `Retry.run` does not repeat a call whose connection was refused.
     """
     return briefly(elapsed, left)
 
@@ -59,7 +59,8 @@ def unless_refused(elapsed: float, left: float) -> float:
 def patiently(elapsed: float, left: float) -> float:
     """Return the rest of the retry time for a caller that may issue a token without the store.
 
-    ``ISSUE_BUDGET`` seconds are kept for issuing. The whole retry time is half of the remaining seconds, and at most
+    ``ISSUE_BUDGET`` seconds are kept for issuing. The whole retry time is half of the spare time: the time from the
+    first try to the deadline, without the ``ISSUE_BUDGET`` seconds. The whole retry time is at most
     ``LONGEST_RETRY_TIME``.
     """
     spare = elapsed + left - ISSUE_BUDGET
@@ -67,12 +68,15 @@ def patiently(elapsed: float, left: float) -> float:
 
 
 def to_the_end(_: float, left: float) -> float:
-    """Return the rest of the retry time for a caller that needs the store: until one second before the deadline."""
+    """Return the rest of the retry time for a caller that needs the store.
+
+    The retry time ends one second before the deadline.
+    """
     return left - 1
 
 
 def at_most(seconds: float, retry_time: RetryTime) -> RetryTime:
-    """Return a function like ``retry_time`` that limits the whole retry time to ``seconds`` from the first try."""
+    """Return a function that calls ``retry_time`` and limits the whole retry time to ``seconds`` from the first try."""
     return lambda elapsed, left: min(seconds - elapsed, retry_time(elapsed, left))
 
 

@@ -24,7 +24,7 @@ def due_at(token: Token, refresh_after: timedelta) -> datetime:
     - The token is older than 6 hours and expires before the next 20:00 Korea time. For a token of less than 6 hours, a
       renewal gives the same token again.
 
-    If a rotation did not check the time 20:00, a token that is issued at 10:30 would expire in market hours every day.
+    Without the condition about 20:00, a token that is issued at 10:30 would expire in market hours every day.
     """
     end = token.expires_at.astimezone(KST)
     evening = datetime.combine(end.date(), EVENING, KST)

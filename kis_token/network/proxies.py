@@ -5,10 +5,10 @@ A request over http, without TLS, goes only to this machine and uses no proxy.
 HTTPS_PROXY takes precedence over ALL_PROXY. A variable in lower case takes precedence over the same variable in upper
 case. A host that NO_PROXY names is reached directly. An entry of NO_PROXY has one of these forms:
 
-- a name, with or without ``.`` or ``*.`` before it: the entry covers the name and all its subdomains
-- an address or a range of addresses, such as 10.0.0.0/8
-- a name or an address with a port
-- ``*``
+- a name, with or without ``.`` or ``*.`` before the name: the entry covers the named host and all its subdomains.
+- an address or a range of addresses, such as 10.0.0.0/8: the entry covers each of these addresses.
+- a name or an address with a port: the entry covers only this port.
+- ``*``: the entry covers every host.
 
 If the environment has no variable whose name ends with _PROXY, the proxy settings of Windows or macOS are used.
 """

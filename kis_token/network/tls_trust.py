@@ -41,8 +41,8 @@ def trusted(*, quick: bool = False) -> ssl.SSLContext:
 
     All threads share one context. If one of the certificate variables has changed, a new context is made. With
     ``quick``, the context may lack certificates that take time to read: the certificates of certifi, and certificates
-    that only the system's bundle file contains. If the check of a certificate fails with the quick context and
-    `has_more` is True, the caller tries once more without ``quick``.
+    that only the system's bundle file contains. If the check of a certificate fails with a context from ``quick``
+    and `has_more` is True, the caller tries once more without ``quick``.
     """
     variables = _variables()
     if quick:
@@ -74,7 +74,7 @@ def _variables() -> tuple[str | None, ...]:
 
 
 def _has_certifi() -> bool:
-    """Whether the package certifi is installed. A step that runs without the runtime has no packages."""
+    """Whether the package certifi is installed. The fast path of a step runs without packages."""
     from importlib.util import find_spec
 
     return find_spec("certifi") is not None

@@ -27,7 +27,7 @@ _SERVER = "1.3.6.1.5.5.7.3.1"
 
 
 def describe(error: ssl.SSLError) -> str:
-    """Return why a handshake failed, in OpenSSL's fixed words, and which certificate variables are unusable.
+    """Return OpenSSL's reason for a failed handshake, and a clause for each unusable certificate variable.
 
     The result contains no text of the peer.
     """

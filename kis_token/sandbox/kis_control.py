@@ -17,9 +17,9 @@ answers have the body ``{"error": text}``.
 | DELETE /faults      |                                     | ``{}``; all remaining faults are removed           |
 
 In ``environment``, a fault affects the next ``times`` (default 1) requests with a path that starts with ``path``
-(default "/"). If ``after`` is true (default false), the request takes effect, and only its answer is lost. The member
-``kind`` has one of the values in the following list. Each entry of the list names the other members of the fault, with
-default values in brackets:
+(default "/"). If ``after`` is true (default false), the request takes effect, and only its answer is lost. The
+following list has the values of the member ``kind``. After each value, the list names the other members of the
+request's body, with default values in brackets:
 
 - ``code``: an error with ``code``, such as EGW00133; ``status`` (403 for /oauth2, 500 elsewhere); ``path`` is
   required, because the form of the error depends on it
@@ -48,7 +48,7 @@ _T = TypeVar("_T", str, int, bool)
 
 
 class ControlWire:
-    """Answers the requests of the control server."""
+    """Answers the requests that tests send to the control server."""
 
     def __init__(self, emulator: KISEmulator) -> None:
         self._emulator = emulator

@@ -86,9 +86,9 @@ class Settings:
         expires_in: Validity of a new token in seconds. The token of a partner company is valid for 7776000 s (90 days).
             The token of a customer that is not a partner company is valid for 86400 s (24 hours).
         reissue_kills_previous: Whether a new token makes the previous token invalid (EGW00121).
-        calls_per_second: The number of /uapi calls of one app key that KIS accepts in a second. A call above this
-            number gets the error EGW00201.
-        expired_status: HTTP status of the error EGW00123. Some users of KIS report the status 500 for this error, and
+        calls_per_second: The number of /uapi calls of one app key that KIS accepts in a second. If an app key makes
+            more /uapi calls in a second, each additional call gets the error EGW00201.
+        expired_status: HTTP status of the error EGW00123. Some users of KIS report the status 500 for EGW00123, and
             some report the status 200.
         lockout_after: After this number of errors EGW00133 within `LOCKOUT_WINDOW`, an app key is locked for `LOCKOUT`.
             If ``lockout_after`` is 0, an app key is never locked.

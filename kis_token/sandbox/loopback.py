@@ -235,7 +235,10 @@ class _Server(ThreadingHTTPServer):
         self._thread.start()
 
     def refuse(self) -> None:
-        """Accept no more connections, and return at once. ``shutdown`` of the base class would wait."""
+        """Accept no more connections, and return at once.
+
+        ``shutdown`` of the base class would wait for ``serve_forever``.
+        """
         self._ringer.close()
         self._thread.join()
         self._bell.close()

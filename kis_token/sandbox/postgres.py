@@ -81,7 +81,7 @@ class EmbeddedPostgres:
     def _hasten_logins(self, password: str) -> None:
         """Hash the superuser's password in one round, which PostgreSQL allows from version 16 on.
 
-        Many rounds protect a short password, but make each login slower. The superuser's password is long and random.
+        Many hash rounds protect a short password, but make each login slower. The superuser's password is long and random.
         """
         with psycopg.connect(self._dsn) as connection:
             if connection.info.server_version >= SCRAM_ITERATIONS_VERSION:
@@ -91,7 +91,7 @@ class EmbeddedPostgres:
                 connection.execute(sql.SQL("alter role {} password {}").format(superuser, sql.Literal(password)))
 
     def stop(self) -> None:
-        """Stop the server, delete its folder, and return when both are gone. The call can be repeated.
+        """Stop the server, delete its folder, and return when both are gone. A second `stop` does nothing.
 
         On Linux and macOS, the guard process kills a server that does not stop within 10 seconds. The deletion of the
         folder has no time limit.

@@ -1,9 +1,9 @@
-"""The script that runs a temporary PostgreSQL server and stops it. ``postgres.py`` starts it as the guard process.
+"""The script that runs a temporary PostgreSQL server and stops it. ``postgres.py`` starts the script.
 
-The script imports only the standard library. The script's arguments are the folder of PostgreSQL's programs, the
-superuser's name and the number of connections. The script makes a database cluster in a new temporary folder, starts
-the server, and prints one line of JSON: ``{"port": …, "password": …}`` or ``{"error": …}``. The script then waits until
-its standard input ends. The standard input ends when the parent process closes it, crashes or is killed. So the
+The guard process is the process of this script. The script imports only the standard library. The script's arguments
+are the folder of PostgreSQL's programs, the superuser's name and the number of connections. The script makes a database
+cluster in a new temporary folder, starts the server, and prints one line of JSON: ``{"port": …, "password": …}`` or
+``{"error": …}``. The script then waits until its standard input ends. The standard input ends when the parent process closes it, crashes or is killed. So the
 PostgreSQL server stops when the parent process ends.
 """
 
@@ -31,8 +31,8 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 PORTS_TO_TRY = 5
 
-# The settings of the server. The data may be lost in a crash, so the server does not wait until a write is on the disk.
-# A failed statement may contain a token, so the server's log omits statements.
+# The settings of the server. Nobody needs the data after a crash, so the server does not wait until a write is on the
+# disk. A failed statement may contain a token, so the server's log omits statements.
 SETTINGS = """\
 listen_addresses = '127.0.0.1'
 port = {port}

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import psycopg
 
 #: The HTTP status for each SQLSTATE. A key with fewer than five characters is for every SQLSTATE that begins with the
-#: key. If several keys match an SQLSTATE, the longest key counts. An SQLSTATE that matches no key gets status 400.
+#: key. If several keys of ``_STATUS`` match an SQLSTATE, the longest of these keys gives the status. If no key of
+#: ``_STATUS`` matches an SQLSTATE, the status is 400.
 _STATUS = {
     "08": 503,
     "09": 500,

@@ -125,7 +125,7 @@ class Query:
         )
 
     def delete(self, *, returning: bool) -> sql.Composed:
-        """Return the SQL statement that deletes the filtered rows."""
+        """Return the SQL statement that deletes the rows that match the filters."""
         where = self._required_where("DELETE")
         return sql.SQL("delete from {}").format(self.table.identifier) + where + self._returning(returning)
 
@@ -154,7 +154,7 @@ class Query:
     def _required_where(self, command: str) -> sql.Composed:
         where = self._where()
         if not where.as_string():
-            # Supabase loads the extension safeupdate, which raises this error.
+            # Supabase loads the extension safeupdate, which refuses an UPDATE or DELETE without a WHERE clause.
             raise ApiError(400, "21000", f"{command} requires a WHERE clause")
         return where
 

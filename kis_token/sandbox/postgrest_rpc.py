@@ -53,7 +53,7 @@ class Function:
     def call(self, arguments: str, names: Iterable[str]) -> sql.Composed:
         """Return the call as an item of a ``from`` clause, with the alias ``pgrst_call``.
 
-        ``arguments`` is a JSON object with the keys ``names``.
+        ``arguments`` is a JSON object, and ``names`` are its keys.
         """
         given = [(sql.Identifier(name), sql.SQL(kind)) for name, kind in self.arguments if name in set(names)]
         call = sql.SQL("{}({})").format(

@@ -37,9 +37,10 @@ def _kis_sandbox_databases() -> Iterator[MigratedDatabases]:
 
 @pytest.fixture
 def kis_emulator() -> KISEmulator:
-    """The KIS emulator that ``kis_sandbox`` starts: one real and one paper account, on the machine's clock.
+    """The KIS emulator that ``kis_sandbox`` starts.
 
-    A project that needs other accounts or another clock overrides this fixture.
+    The emulator has one real and one paper account, and uses the machine's clock. A project that needs other accounts
+    or another clock overrides this fixture.
     """
     from kis_token.sandbox.emulator import KISEmulator
 

@@ -46,7 +46,7 @@ class Sandbox:
     - With ``tls``, the sandbox serves Supabase over https, and also KIS if ``kis`` is not given.
 
     Attributes:
-        kis: The KIS emulator, which runs inside the block.
+        kis: The KIS emulator, which runs until the ``with`` block ends.
         supabase: The Supabase emulator. ``supabase.stop`` and ``supabase.start`` simulate an outage, and
             ``supabase.server.add_fault`` adds a fault.
         service_key: The secret key of the emulated Supabase project.

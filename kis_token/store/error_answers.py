@@ -1,11 +1,11 @@
 """The meaning of an error answer: a configuration error, or an outage with its cause in words.
 
-Only PostgREST and Supabase's gateway can report a configuration error. PostgREST reports the error by the code in its
-JSON. Supabase's gateway reports the error by its message with status 401 or 403. If a program other than PostgREST or
-Supabase's gateway sends an error answer, the answer means an outage, for every status. An error answer may contain
-stored values or parts of the request. Therefore, an error shows only texts that the functions of sql/ write. A text
-that the functions of sql/ did not write is compared with known messages. Of a text that the functions of sql/ did not
-write, an error shows at most the parts that match a known pattern.
+Only PostgREST and Supabase's gateway can report a configuration error. If PostgREST reports a configuration error,
+the JSON of the answer has the error's code. If Supabase's gateway reports a configuration error, the answer has the
+status 401 or 403 and the error's message. If a program other than PostgREST or Supabase's gateway sends an error
+answer, the answer means an outage, for every status. An error answer may contain stored values or parts of the request.
+Therefore, an error shows only texts that the functions of sql/ write. If the functions of sql/ did not write a text,
+the text is compared with known messages, and an error shows at most the parts of the text that match a known pattern.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
@@ -46,11 +46,11 @@ _KEYLESS = {
     "KTA06": ("id-token-replayed", "Supabase has accepted this ID token before, and accepts an ID token only once"),
     "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
-#: An error shows the detail of an error answer only if the detail begins with one of the following texts. Any other
-#: detail may repeat a value of the request.
+#: An error shows the detail of an error answer only if the detail begins with one of the following texts. A detail
+#: with another beginning may repeat a value of the request.
 _SHOWN_DETAILS = ("insert into public.credential_callers", "update public.credential_callers", "kid: ")
 #: The longest SQL statement, in characters, that an error shows. Every statement that the functions of sql/ send is
-#: shorter than this limit.
+#: shorter than ``_LONGEST_STATEMENT``.
 _LONGEST_STATEMENT = 2000
 
 _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
@@ -301,7 +301,8 @@ def _ambiguous(message: str) -> str:
     listed = message.rpartition("candidate function between: ")[2]
     found = list(_CANDIDATE.finditer(listed))
     names = {each[1] for each in found}
-    # If the list contains anything other than the overloads of one function, the result is empty.
+    # If PostgREST's list of candidate functions contains anything other than the overloads of one function, the result
+    # is empty.
     if len(names) != 1 or ", ".join(each[0] for each in found) != listed:
         return ""
     name = names.pop()

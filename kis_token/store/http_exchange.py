@@ -58,7 +58,7 @@ class Answer:
 
 
 class Wire:
-    """Sends requests to one host. Error messages call this host ``peer``.
+    """Sends requests to one host. ``peer`` is the name of this host in error messages.
 
     Threads and forked processes may share a `Wire`, because a `Wire` keeps no connection.
     """
@@ -206,7 +206,7 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         # Some proxies compress an answer although the request asked for an uncompressed one.
         import zlib
 
-        unpacking = zlib.decompressobj(wbits=47)  # the value 47 accepts the headers of zlib and of gzip
+        unpacking = zlib.decompressobj(wbits=47)  # with wbits=47, zlib accepts the header of zlib and of gzip
         try:
             body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
         except zlib.error:

@@ -95,8 +95,8 @@ class OwnerCalls(SupabaseCalls):
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            # The function of an older release has no argument token_of. If the request has no token_of, the older
-            # function answers, and its answer shows its version.
+            # In an older release of sql/, issuance_status has no argument token_of. Without the argument token_of, the
+            # older issuance_status answers, and the answer shows the version of sql/.
             return self._run("issuance_status", _parse_status, **arguments)
 
     def callers_status(self, service_name: str | None) -> dict[str, Any]:

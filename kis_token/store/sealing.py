@@ -1,7 +1,7 @@
 """Sealed values: ``enc:v1:`` envelopes, which can be read only with the encryption key.
 
 The form of an envelope is ``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, with AES-256-GCM. The key is derived
-by HKDF-SHA256 from a 32-byte secret. ``kid``, the fingerprint of the derived key, names the key. The encryption
+by HKDF-SHA256 from a 32-byte secret. ``kid`` is the fingerprint of the derived key. The encryption
 authenticates the service name and the credential type together with the value, so a sealed value cannot be moved to
 another row.
 

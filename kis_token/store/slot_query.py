@@ -25,7 +25,7 @@ TYPES = (*KEY_TYPES, TOKEN_TYPE)
 #: tokens, although rejected tokens are not credentials.
 REJECTED_TOKENS = "rejected_tokens"
 
-#: If a query has this text as a time, PostgreSQL uses its present time.
+#: If a query has the text "now" as a time, PostgreSQL uses the present time of the database's clock.
 DATABASE_NOW = "now"
 
 #: The earliest and the latest accepted time of a Date header. A Date header with a time outside of these two limits is
@@ -45,7 +45,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
     """
     try:
         if not isinstance(rows, list):
-            raise TypeError  # noqa: TRY301 - the except clause below handles every error of a wrong answer
+            raise TypeError  # noqa: TRY301 - the except clause of this function handles every answer in a wrong format
         remembered = [row["credential_value"] for row in rows if row["credential_type"] == REJECTED_TOKENS]
         slot = Slot(
             {
@@ -141,9 +141,9 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """The expiry time of the part of ``key`` that expired first, from its claim ``exp``; None if no part has expired.
+    """The earliest expiry time of the expired parts of ``key``, from their claims ``exp``; None if no part has expired.
 
-    A read-only key has two parts, and every other key has one part.
+    The parts of a read-only key are `SupabaseKey.gateway` and `SupabaseKey.bearer`. Every other key has one part.
     """
     from kis_token.settings.pasted_values import parse_claims
     from kis_token.token import claimed_time

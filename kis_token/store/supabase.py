@@ -36,7 +36,10 @@ class SupabaseStore(OwnerCalls):
         return self._read(service_name, ())
 
     def read_unexpired_token(self, service_name: str) -> Slot:
-        """Return only the token's row, if its column ``expires_at`` is in the future by the database's clock."""
+        """Return the slot with at most one row, the token's row.
+
+        If the row's ``expires_at`` is not in the future by the database's clock, the returned slot has no row.
+        """
         return self._read(service_name, (TOKEN_TYPE,), only_unexpired=True)
 
     def begin(
@@ -69,8 +72,8 @@ class SupabaseStore(OwnerCalls):
             return begun
         if begun.fence is None:
             raise answer.outage()
-        # Every release of the function answers with the field last_error, which may be null. An answer without
-        # last_error and without schema_version does not come from the function.
+        # In every version of sql/, the answers of begin_issuance and keyless_begin have the field last_error, which may
+        # be null. An answer without last_error and without schema_version does not come from these two functions.
         is_of_sql = answer.lists("last_error") or answer.lists("schema_version")
         error = outdated(answer.number("schema_version")) if is_of_sql else None
         if error is not None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from kis_token.core.slot import Slot
 
-#: A write to the store may take at most this many seconds. A healthy database needs less time. A lease lasts 60 s,
-#: which is much longer than this limit.
+#: A write to the store may take at most this many seconds. A healthy database needs less than ``CALL_SECONDS``. A lease
+#: lasts 60 s, which is much longer than ``CALL_SECONDS``.
 CALL_SECONDS = 8.0
 
 _Result = TypeVar("_Result")
@@ -79,8 +79,8 @@ class SupabaseCalls:
     def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
         """Call ``ask``, and repeat a failed call if ``retry`` was given.
 
-        ``seconds`` is the limit of one try. A new try may start up to ``seconds`` plus one second after the first try,
-        so that a second try is possible.
+        ``seconds`` is the limit of one try. The last try begins at most ``seconds`` plus one second after the first
+        try. So a second try is possible even if the first try takes ``seconds``.
         """
         if self._retry is None:
             return ask()
