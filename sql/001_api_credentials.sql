@@ -4,9 +4,8 @@
 -- again at any time. This file needs the roles anon, authenticated and service_role, which every Supabase project has.
 -- This file changes no stored value. This file adds the column "version", with a number for each existing row. If
 -- another program made the table, this file adds the missing columns, removes the length limits of text columns, and
--- makes similar corrections that change no stored value. If the table has a difference that this file does not
--- correct, this file stops, changes nothing, and lists each difference with the statement that corrects the
--- difference.
+-- makes similar corrections that change no stored value. If the table has a difference that this file does not correct,
+-- this file stops, changes nothing, and lists each difference with the statement that corrects the difference.
 
 begin;
 
@@ -25,8 +24,8 @@ create table if not exists public.api_credentials (
 );
 
 -- The rights and policies of api_credentials apply only to api_credentials itself. A partition, a child table or a
--- parent table of api_credentials has rights of its own. So other roles could read the rows of api_credentials through a partition, a child table or a
--- parent table.
+-- parent table of api_credentials has rights of its own. So other roles could read the rows of api_credentials through
+-- a partition, a child table or a parent table.
 do $$
 declare
     kind      text;
@@ -324,8 +323,8 @@ end
 $$;
 
 -- The functions write with "on conflict", which needs a unique constraint or a unique index on service_name and
--- credential_type. If the table has no unique constraint and no unique index on these two columns, the following statement
--- makes a unique index.
+-- credential_type. If the table has no unique constraint and no unique index on these two columns, the following
+-- statement makes a unique index.
 do $$
 begin
     if not exists (
@@ -352,8 +351,8 @@ alter table public.api_credentials
 
 alter sequence public.api_credentials_version_seq owned by public.api_credentials.version;
 
--- If another program made the table, the table may already have a column with the name version. Possibly, the
--- existing column "version" has values, or has no default.
+-- If another program made the table, the table may already have a column with the name version. Possibly, the existing
+-- column "version" has values, or has no default.
 alter table public.api_credentials
     alter column version set default nextval('public.api_credentials_version_seq');
 do $$

@@ -192,8 +192,8 @@ begin
 end
 $$;
 
--- Returns the version of the row with the slot's app key, or 0 if there is no such row. If a caller has read
--- another version of the slot's app_key row, the caller's app key and secret are no longer those of the slot.
+-- Returns the version of the row with the slot's app key, or 0 if there is no such row. If a caller has read another
+-- version of the slot's app_key row, the caller's app key and secret are no longer those of the slot.
 create or replace function public.issuance_keys_version(service text) returns bigint
     language plpgsql
     stable
@@ -359,9 +359,9 @@ begin
 end
 $$;
 
--- Returns the hash and the expiry of each token that the slot remembers as rejected or revoked. The value
--- of the slot's row rejected_tokens is a JSON object that maps the hash of a token to the expiry of the token. If the
--- value of the row rejected_tokens is not a JSON object of hashes and times, the function returns no rows.
+-- Returns the hash and the expiry of each token that the slot remembers as rejected or revoked. The value of the slot's
+-- row rejected_tokens is a JSON object that maps the hash of a token to the expiry of the token. If the value of the
+-- row rejected_tokens is not a JSON object of hashes and times, the function returns no rows.
 create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
@@ -505,8 +505,8 @@ begin
     elsif token.expires_at > t
         and token.version is distinct from rejected_version
         and (stored_id is null or stored_id is distinct from rejected_token_id and stored_id <> all (rejected))
-        -- For 6 hours after KIS issues a token, tokenP returns the same token again. If the stored token is
-        -- younger than 6 hours, a tokenP call cannot replace it, so the status is "fresh" for every min_remaining.
+        -- For 6 hours after KIS issues a token, tokenP returns the same token again. If the stored token is younger
+        -- than 6 hours, a tokenP call cannot replace it, so the status is "fresh" for every min_remaining.
         and (token.expires_at > t + min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
         status := 'fresh';
     elsif lease.holder = begin_issuance.holder and lease.lease_until > t then

@@ -48,8 +48,8 @@ comment on column public.credential_issuer_keys.kid is 'The key''s name in the h
 comment on column public.credential_issuer_keys.modulus is 'The modulus n: 256 to 512 bytes, with the most significant byte first.';
 comment on column public.credential_issuer_keys.added_at is 'The time at which the key was stored.';
 
--- Returns the bytes that a base64url text without padding encodes. If the argument is not the exact base64url text
--- of the decoded bytes, returns null. Raises data_exception if the text is not base64.
+-- Returns the bytes that a base64url text without padding encodes. If the argument is not the exact base64url text of
+-- the decoded bytes, returns null. Raises data_exception if the text is not base64.
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
@@ -87,8 +87,8 @@ $$;
 
 -- Returns whether the key with this modulus made the signature of the signed bytes, as RFC 8017, section 8.2.2,
 -- describes. The function makes the whole block that a correct signature contains, and compares this block with the
--- block in the signature. The function compares all bytes and does not parse the block in the signature, so it
--- refuses a block with additional bytes.
+-- block in the signature. The function compares all bytes and does not parse the block in the signature, so it refuses
+-- a block with additional bytes.
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable
@@ -123,8 +123,8 @@ end
 $$;
 
 -- Returns the claims of an ID token that a stored key has signed. Before the signature is checked, the function uses
--- only the issuer and the key's name, to find the key. No error contains the issuer's URL. An error shows the key's name
--- only if the name has 1 to 100 characters, and only letters, digits, dots, hyphens and underscores.
+-- only the issuer and the key's name, to find the key. No error contains the issuer's URL. An error shows the key's
+-- name only if the name has 1 to 100 characters, and only letters, digits, dots, hyphens and underscores.
 create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
     language plpgsql
     stable

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 CALL_INTERVAL = timedelta(seconds=61)
 
 #: The longest time from the request for the lease to the tokenP call. The store grants the next lease at the earliest
-#: 70 s after the previous grant. If the holder aborts its lease, the store grants the next lease at the
-#: earliest ``cooldown`` (an argument of `Store.abort`) after the abort. Therefore, two tokenP calls with one app key are more than a minute apart.
+#: 70 s after the previous grant. If the holder aborts its lease, the store grants the next lease at the earliest
+#: ``cooldown`` (an argument of `Store.abort`) after the abort. Therefore, two tokenP calls with one app key are more
+#: than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
 #: If a response was lost, the caller may hold a lease without knowing it. After a lost response, the caller repeats the

@@ -81,7 +81,8 @@ class EmbeddedPostgres:
     def _hasten_logins(self, password: str) -> None:
         """Hash the superuser's password in one round, which PostgreSQL allows from version 16 on.
 
-        Many hash rounds protect a short password, but make each login slower. The superuser's password is long and random.
+        Many hash rounds protect a short password, but make each login slower. The superuser's password is long and
+        random.
         """
         with psycopg.connect(self._dsn) as connection:
             if connection.info.server_version >= SCRAM_ITERATIONS_VERSION:

@@ -3,8 +3,8 @@
 The guard process is the process of this script. The script imports only the standard library. The script's arguments
 are the folder of PostgreSQL's programs, the superuser's name and the number of connections. The script makes a database
 cluster in a new temporary folder, starts the server, and prints one line of JSON: ``{"port": …, "password": …}`` or
-``{"error": …}``. The script then waits until its standard input ends. The standard input ends when the parent process closes it, crashes or is killed. So the
-PostgreSQL server stops when the parent process ends.
+``{"error": …}``. The script then waits until its standard input ends. The standard input ends when the parent process
+closes it, crashes or is killed. So the PostgreSQL server stops when the parent process ends.
 """
 
 from __future__ import annotations
