@@ -48,13 +48,14 @@ def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) ->
         "Events in the issuance log",
         found,
         "events read",
-        f"The times are medians of {calls} calls. A column whose title is a number has the times for a log with this "
-        "number of events before the measurement. Each lease of the measurement adds two events to the log. "
+        f"The times are medians of {calls} calls. A column title such as *1,000* is the number of events in the log "
+        "before the measurement. The column has the times for a log of this size. Each lease of the measurement adds "
+        "two events to the log. "
         f"`issuance_status` returns up to {_STATUS_ROWS} events, so a longer log should not make this function slower. "
         f"The column *events read* has the number of events that PostgreSQL has read in the log of {sizes[-1]:,} "
-        "events, according to PostgreSQL's own counters. All events but 20 belong to the busiest slot. *SQL* means a "
-        f"direct call of the function in PostgreSQL, and *HTTP* means a call through the sandbox. {sizes[-1]:,} events "
-        f"take {size_on_disk / 2**20:.1f} MiB on disk with their indexes.",
+        "events, according to PostgreSQL's own counters. 20 of the events belong to another slot, and all other events "
+        "belong to the busiest slot. *SQL* means a direct call of the function in PostgreSQL, and *HTTP* means a call "
+        f"through the sandbox. {sizes[-1]:,} events take {size_on_disk / 2**20:.1f} MiB on disk with their indexes.",
         base=sizes[min(1, len(sizes) - 1)],
     )
 

@@ -161,12 +161,12 @@ def measure_slots(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) 
         "One slot among others",
         found,
         "asked",
-        f"The times are medians of {calls} calls. A column whose title is a number has the times for a Supabase "
-        "project with this number of slots. Each slot has keys, a token, a lease and events. *SQL* means a direct "
-        "call of the function in PostgreSQL, and *HTTP* means a call through the sandbox. If the name of a row ends "
-        "with *SQL*, the column *asked* has the number of log events that PostgreSQL has read. For `resolve` and "
-        "`kis-token status`, the column *asked* has the number of requests to Supabase. In the case *resolve, "
-        "warm*, the slot has a fresh token.",
+        f"The times are medians of {calls} calls. A column title such as *50* is the number of slots in a "
+        "Supabase project. The column has the times for this project. Each slot has keys, a token, a lease and "
+        "events. *SQL* means a direct call of the function in PostgreSQL, and *HTTP* means a call through the sandbox. "
+        "If the name of a row ends with *SQL*, the column *asked* has the number of log events that PostgreSQL has "
+        "read. For `resolve` and `kis-token status`, the column *asked* has the number of requests to Supabase. In the "
+        "case *resolve, warm*, the slot has a fresh token.",
         base=sizes[0],
     )
     return one, _table_of_all(at_once, rounds)

@@ -1,6 +1,7 @@
-"""Prints the price of each stock that is named on the command line, with the package requests. quote.yml runs it.
+"""Prints the price of each stock that the command line names.
 
-Reads KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY and KIS_APP_SECRET.
+quote.yml runs this program, which uses the package ``requests``. The program reads KIS_BASE_URL, KIS_ACCESS_TOKEN,
+KIS_APP_KEY and KIS_APP_SECRET.
 """
 
 import os
