@@ -16,7 +16,7 @@ import os
 import sys
 import time
 
-TYPE_CHECKING = False  # not imported from typing, a module that a Python may lack
+TYPE_CHECKING = False  # The name is not imported from `typing`, because a Python may lack this module.
 HERE = os.path.dirname(os.path.abspath(__file__))
 #: The names of this program's arguments. Each argument has the form NAME=VALUE. start.sh adds arguments when it starts
 #: this program, and this program adds arguments when it starts itself again.
@@ -53,8 +53,9 @@ def main() -> int:
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again()
     gc.disable()  # On the fast path, garbage collection frees nearly nothing and takes a twentieth of the time.
-    sys.path.append(HERE)  # HERE is the last entry, because most imports are of the standard library.
-    sys.dont_write_bytecode = True  # A runner fetches the action for each job, so no later step would read bytecode.
+    sys.path.append(HERE)  # Python searches HERE last, because most imports are of the standard library.
+    # Python writes no bytecode of the action's files, because a runner fetches these files again for each job.
+    sys.dont_write_bytecode = True
     try:
         return run_step()
     except ImportError as error:
@@ -187,8 +188,8 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode in ("resolve", "check") else None
             if view is not None and view.outage is not None:
-                # If `view.outage` is lasting, the new error has the code of `view.outage`. Otherwise, the new error has
-                # the code of `fault`.
+                # If `view.outage.lasting` is True, the new error has the code of `view.outage`. If
+                # `view.outage.lasting` is False, the new error has the code of `fault`.
                 code = view.outage.code if view.outage.lasting else fault.code
                 fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
@@ -271,7 +272,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
-            raise outage  # with the packages, the request would fail in the same way
+            raise outage  # `run_chain` would send the same request, and the request would fail again
     try:
         return view, remember(cache, resolution) if resolution is not None else None
     except ImportError as error:
@@ -303,8 +304,8 @@ def _lacks_certificates(view: View) -> bool:
 def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
     """Run the chain with the packages and return the exit status. Raises EnvironmentFault if no runtime is usable.
 
-    If undamaged packages cannot be loaded, the packages are installed again, once. After this installation, the program
-    starts itself again, because a process cannot load a module a second time.
+    If a package's files are undamaged but the package cannot be loaded, all packages are installed again, once. After
+    this installation, the program starts itself again, because a process cannot load a module a second time.
     """
     import zlib  # noqa: F401 - packages and installers need zlib: a Python without zlib fails here, not later
     from contextlib import ExitStack
@@ -330,7 +331,10 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
 
 
 def add_runtime(settings: Settings, end: ExitStack) -> Path:
-    """Find or build the runtime, make its packages importable until ``end``, and return its folder."""
+    """Find or build the runtime (the folder with the packages), add it to ``sys.path``, and return its path.
+
+    If the runtime is for this run only, ``end`` removes the runtime.
+    """
     from pathlib import Path
 
     from kis_token.github.runtime import ensure_runtime
@@ -360,7 +364,7 @@ def run_action(view: View | None, masks: Masks) -> int:
 def leave(status: int) -> NoReturn:
     """End the process. After the fast path, skip Python's clean-up of all modules.
 
-    Without this skip, Python's clean-up would take a twelfth of the fast path's time.
+    Python's clean-up of all modules would take a twelfth of the fast path's time.
     """
     if gc.isenabled():
         sys.exit(status)

@@ -201,7 +201,11 @@ class _Reader(EnvironmentReader):
         return url or ""
 
     def _supabase_key(self, url: str) -> str:
-        """Return the key: one word or, for a read-only key, two: the gateway's public key, and a JWT with a role."""
+        """Return the key of supabase-key.
+
+        A read-only key has two words: the public key for the gateway, and a JWT with a role. Any other key has one
+        word.
+        """
         words = pasted_words(self._text("supabase-key", *SECRETS["supabase-key"]))
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")

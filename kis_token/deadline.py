@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 #: The most recently ended calls. Each entry is the ID that the system gave to the call's thread, and the time
 #: (`time.monotonic`) at which the call ended.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
-#: Before a fork, `await_ends` waits for the end of a call's thread, until at most this number of seconds after the
-#: call.
+#: Before a fork, `await_ends` waits until the system has ended a call's thread. The wait stops, at the latest, this
+#: number of seconds after the end of the call.
 LONGEST_END = 1.0
 
 #: The seconds that a tokenP call needs before the deadline. tokenP takes up to 15 s, and storing its answer takes a few
@@ -38,15 +38,19 @@ SLICE = 0.25
 
 
 def usable(timeout: float) -> float:
-    """Return the time, in seconds, in which requests may run: ``timeout`` without a reserve.
+    """Return the time, in seconds, in which requests may run: ``timeout`` minus a reserve of at most 1 s.
 
-    The reserve is kept for the output of the token.
+    In the reserved time, the program outputs the token.
     """
     return timeout - min(1.0, timeout / 5)
 
 
 class Deadline:
-    """The time ``at``, at which a call must end, as a value of ``counter``: a clock's monotonic counter in seconds."""
+    """The time at which a call must end.
+
+    ``counter`` returns the present value, in seconds, of a monotonic clock. ``at`` is the value at which the call must
+    end.
+    """
 
     # The class is not a dataclass, because each dataclass makes the fast path a millisecond slower.
     __slots__ = ("_at", "_counter")
@@ -127,7 +131,7 @@ class Attempt:
             self._release()
 
     def finish(self) -> None:
-        """Release the watched connection at the end of the exchange."""
+        """At the end of the exchange, close the connection's second handle, which `watch` has made."""
         with self._lock:
             self._release()
 
@@ -171,7 +175,8 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
         if errors:
             raise errors[0]
     finally:
-        attempt.give_up()  # ends the request after Ctrl-C; give_up() has no effect on a finished attempt
+        # After Ctrl-C, `give_up` ends the request. If the attempt has finished, `give_up` has no effect.
+        attempt.give_up()
     raise GivenUp(sent=attempt.sent)
 
 

@@ -27,8 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The page with an entry for each code. A composite action cannot find out the name of its own repository, so this
-#: address has the name that README.md uses.
+#: The page with an entry for each error code. A composite action cannot find out the name of its own repository, so
+#: this address has the name that README.md uses.
 ENTRIES = "https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md"
 #: The same page in Korean.
 KOREAN_ENTRIES = ENTRIES.replace("/docs/", "/docs/ko/")
@@ -179,8 +179,8 @@ class IssuerRefused(IssuerError):
     """KIS does not accept the app key or secret.
 
     ``kis_code`` is a key of ``KIS_REFUSALS``. The message has the text for ``kis_code`` and the other arguments.
-    ``whose`` is the origin of the keys. ``to`` names another caller that got the refusal a moment ago. ``remark``
-    describes the keys.
+    ``whose`` names the place from which the keys came, or KIS's host that refused the keys. If KIS refused the keys of
+    another caller a moment ago, ``to`` names this other caller. ``remark`` describes the keys.
     """
 
     def __init__(self, kis_code: str, to: str = "", whose: str = "", remark: str = "") -> None:
@@ -220,7 +220,7 @@ class AppKeyChanged(IssuanceError):
 class TokenRefreshLimitError(IssuanceError):
     """The token was issued less than 23 hours ago, and KIS allows one token a day.
 
-    Code that was written for the guide (docs/migrating.md) calls this class with one argument: the message.
+    A program that follows the guide (docs/migrating.md) calls this class with one argument: the message.
     """
 
     def __init__(self, code: str, message: str | None = None, *, retryable: bool = False) -> None:

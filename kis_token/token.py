@@ -246,8 +246,9 @@ def parse_members(text: str) -> dict[str, Any]:
 def parse_stored(text: str, *, column: object = None, version: int | None = None) -> Token:
     """Return the token from its stored JSON and from the column ``expires_at``.
 
-    The token's end is the earliest expiry in the column, the JSON and the claims, because some clients write the column
-    in Korea time without an offset. Raises TokenUnusable if the JSON is broken or has no usable token.
+    The token's expiry time is the earliest of three expiry times: in the column ``expires_at``, in the JSON and in the
+    token's claims. The column may be wrong, because some clients write the column in Korea time without an offset.
+    Raises TokenUnusable if the JSON is broken or has no usable token.
     """
     data = parse_members(text)
     expiries = [time for time in map(instant_or_none, (column, data.get("expires_at"))) if time is not None]

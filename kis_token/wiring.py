@@ -1,4 +1,4 @@
-"""The chain built from its real parts, for the action, the command and the client."""
+"""Connects the store, the cache and KIS to one chain, for the action, the command and the client."""
 
 from __future__ import annotations
 

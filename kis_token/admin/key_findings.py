@@ -90,8 +90,8 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
     elif recorded:
         said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
         remedy = "Correct KIS_ENVIRONMENT or KIS_SERVICE_NAME, or run kis-token set-keys."
-        # Another client may store a key for paper accounts without a value for the column ``environment``. Then the row
-        # of the key has the column's default, which is "production".
+        # Another client may store a key for paper accounts without a value for the column ``environment``. The column
+        # ``environment`` in the row of such a key has the default value, which is "production".
         judge = wrong if settings.environment == "production" else note
         yield judge("environment", said, remedy)
 
@@ -102,7 +102,10 @@ def _ends_after(column: object, now: datetime) -> bool:
 
 
 def examine_key_end(slot: Slot, service_name: str, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Yield a note if the app key's stored last day is near or has passed. The last day at KIS may be another day."""
+    """Yield a note if the app key's stored last day is near or has passed.
+
+    The day on which the app key expires at KIS may differ from the stored last day.
+    """
     if not pasted(opened.values.get("app_key", "")):
         return
     said = warn_of_key_end(service_name, instant_or_none(slot.rows["app_key"].expires_at), now)

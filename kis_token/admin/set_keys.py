@@ -33,7 +33,8 @@ _CLOCK = SystemClock()
 def make_encryption_key() -> str:
     """Make an encryption key: 32 random bytes in URL-safe base64.
 
-    In standard base64, a key can contain "/". Git's bash on Windows could take this key for a path, and change the key.
+    In standard base64, a key can contain "/". Git's bash on Windows could treat a key with "/" as a path, and change
+    the key.
     """
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
@@ -87,8 +88,8 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
-            # A value that is already sealed with the first encryption key is also unsealed, so that `seal` reports a
-            # sealed value that cannot be unsealed.
+            # `seal` also unseals a value that is already sealed with the first encryption key. If this unsealing fails
+            # for an active row, `seal` raises an error.
             try:
                 value = opener.unseal(row.value, service, name)
             except TokenError:

@@ -81,8 +81,8 @@ def collect(
 ) -> Status:
     """Read all slots, or the one slot that ``only`` names, with one request.
 
-    Only the token in the slot of the settings is unsealed. The data of every other slot come from the columns of the
-    slot's rows. Raises StoreError.
+    Only the token in the slot of the settings is unsealed. For all slots except the slot of the settings, the data come
+    from the columns of the slots' rows. Raises StoreError.
     """
     log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
     rows, own_slot = log["rows"], parse_slot(log["token_rows"], None)

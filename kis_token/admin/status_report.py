@@ -179,7 +179,7 @@ def _listed(row: _Row, width: int) -> list[str]:
 
 
 def _packed(row: _Row, width: int) -> list[str]:
-    """Return the row as lines of at most ``width`` characters: the first value, then the other values without names."""
+    """Return the values of the row as lines of at most ``width`` characters, and leave out the values' names."""
     first, *others = map(_in_one, row.values())
     said = ", ".join(value for value in others if value is not None)
     return _wrapped(first, width) + _wrapped(f"{_INDENT}{said}", width, _INDENT)
@@ -190,7 +190,7 @@ def _wrapped(text: str | None, width: int, indent: str = "") -> list[str]:
 
 
 def _in_one(value: str | datetime | None) -> str | None:
-    """Return a value as one text. A time is shown in Korea time and in UTC."""
+    """Return the text of a row's value. If the value is a time, the text has the time in Korea time and in UTC."""
     if not isinstance(value, datetime):
         return value
     return ", ".join(f"{_in_zone(value, offset)} {zone.upper()}" for zone, offset in _ZONES.items())

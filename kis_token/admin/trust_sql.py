@@ -87,7 +87,10 @@ class Caller:
 
 
 def unfit(option: str) -> KisTokenError:
-    """Return the error for an option whose value no row can have. The error's text does not quote the value."""
+    """Return the error for an option whose value the list of callers cannot hold.
+
+    The error does not quote the value.
+    """
     return KisTokenError("invalid-caller", f"The list of callers cannot hold the value of {option}")
 
 

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 @click.option(
     "--directory",
     metavar="PATH",
-    help="The repository's folder. The default is the repository around the current folder.",
+    help="The repository's folder. The default is the repository that contains the current folder.",
 )
 @click.option("--repository", metavar="OWNER/REPO", help="The repository. The default is the folder's remote origin.")
 @click.option(
     "--keep",
     type=click.Choice(["keyring", "file", "no"]),
-    help="The place for URL, key and slot on this machine; no keeps nothing. With --yes, the default is no.",
+    help='The place for URL, key and slot on this machine. "no" keeps nothing. With --yes, the default is "no".',
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done. Change, store and issue nothing.")
 @slot_options

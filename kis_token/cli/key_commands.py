@@ -34,8 +34,8 @@ def revoke(caller: Caller, *, yes: bool) -> int:
     """End the slot's token at KIS for every job and machine that uses it, and remove it from Supabase.
 
     Use this command after a token has leaked. The command asks for confirmation. The next job issues a new token. For 6
-    hours after the issue of the revoked token, KIS may answer each request for a new token with the revoked token. Then
-    jobs fail with token-repeated.
+    hours after the issue of the revoked token, KIS may answer each request for a new token with the revoked token. If
+    KIS answers with the revoked token, jobs fail with token-repeated.
     """
     from kis_token.admin.revoke import revoke as end_token
     from kis_token.clock import SystemClock
@@ -105,8 +105,8 @@ def set_keys(caller: Caller, *, expires: datetime | None, no_verify: bool) -> No
 
     The keys come from KIS_APP_KEY and KIS_APP_SECRET. If these variables are not set, the command reads two lines of
     standard input, and a terminal does not show them. The command checks the form of both keys, and asks KIS whether it
-    accepts the keys. This check issues no token. A stored token of another app key is deactivated. In the 30 days
-    before the keys' last day, and afterwards, check, status and the rotation print a warning.
+    accepts the keys. This check issues no token. A stored token of another app key is deactivated. From 30 days before
+    the keys' last day, kis-token check, kis-token status and the rotation print a warning.
     """
     from kis_token.admin.app_key_check import check_form
     from kis_token.admin.set_keys import set_app_key
@@ -171,9 +171,9 @@ def _verify(settings: Settings) -> None:
 def seal(caller: Caller) -> None:
     """Seal the slot's keys and token with the first line of KIS_TOKEN_ENCRYPTION_KEY.
 
-    Each line of KIS_TOKEN_ENCRYPTION_KEY is one key. If a value is sealed with the key of a later line, the command
-    seals the value again with the key of the first line. The command can be interrupted and repeated. docs/security.md
-    describes each step, and how to change the encryption key.
+    Each line of KIS_TOKEN_ENCRYPTION_KEY is one key. If a value is sealed with the second or a later key of
+    KIS_TOKEN_ENCRYPTION_KEY, the command seals the value again with the first key. The command can be interrupted and
+    repeated. docs/security.md describes each step, and how to change the encryption key.
     """
     from kis_token.admin.set_keys import seal as seal_slot
     from kis_token.wiring import open_store

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @slot_options
 @click.pass_obj
 def get(caller: Caller, form: str | None) -> None:
-    """Print only a valid token on standard output.
+    """Print a valid token, and nothing else, on standard output.
 
     The token comes from Supabase or, while Supabase is down, from the cache file. If a renewal is due, KIS issues one
     new token for all callers.

@@ -21,8 +21,8 @@ def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
 
     By default, uv replaces the system's certificates by those of SSL_CERT_FILE and SSL_CERT_DIR, and ignores all other
     variables with certificates. pip before 24.2 ignores the system's certificates, and replaces its own certificates by
-    those of REQUESTS_CA_BUNDLE. So uv and pip get one file with all certificates. If a setting names certificates, uv
-    also gets the folder that contains only the file with all certificates.
+    those of REQUESTS_CA_BUNDLE. So pip gets one file with all certificates, in PIP_CERT. If a variable or a setting
+    of pip names a certificate, SSL_CERT_DIR for uv is the folder that contains only the file with all certificates.
     """
     # uv's built-in certificates do not include the certificate of a company's proxy.
     env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | env

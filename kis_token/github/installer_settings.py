@@ -1,8 +1,8 @@
 """The machine's settings of pip and uv that name a package index, or that a connection to an index needs.
 
-This module leaves out the settings of pip and uv for other purposes, in variables and in files. For example, a setting
-for a constraint, an installation prefix, a cut-off date or a platform would prevent the installation of the locked
-packages into a private folder. This module needs only the standard library.
+If a setting of pip or uv is not for an index or for a connection, this module leaves the setting out, in variables and
+in files. For example, a setting for a constraint, an installation prefix, a cut-off date or a platform would prevent
+the installation of the locked packages into a private folder. This module needs only the standard library.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ except SystemExit:
 """
 
 
-#: The variables with which `pip config list` runs. With other values of these variables, pip could read fewer files,
-#: print nothing, or run on another Python.
+#: The variables that this module sets for `pip config list`. With the user's values of PIP_ISOLATED, PIP_QUIET and so
+#: on, pip could read fewer files, print nothing, or run on another Python.
 _ASKING = {"PIP_ISOLATED": "0", "PIP_USER": "0", "PIP_QUIET": "0", "_PIP_RUNNING_IN_SUBPROCESS": "1"}
 
 
@@ -144,8 +144,8 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
     """Yield the paths of uv's configuration files.
 
-    If UV_CONFIG_FILE is set, it names the only file. If UV_CONFIG_FILE is not set, uv reads the user's file and the
-    system's file.
+    If UV_CONFIG_FILE is set, uv reads only the file that UV_CONFIG_FILE names. If UV_CONFIG_FILE is not set, uv reads
+    the user's file and the system's file.
 
     uv's settings in a project are not used.
     """

@@ -2,7 +2,7 @@
 
 GitHub publishes a key before GitHub signs with that key. As soon as GitHub signs with a key that the database lacks,
 jobs without a Supabase key fail. The step sets the output ``keys`` to ``missing`` or ``stored``. If the step finds no
-issuer of a keyless caller, the step sets no output. The step needs no package.
+keyless caller, and therefore no issuer of ID tokens, the step sets no output. The step needs no package.
 """
 
 from __future__ import annotations

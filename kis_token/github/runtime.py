@@ -38,8 +38,8 @@ _NAME = "kis-token-action"
 #: An interrupted run may leave its own folder behind. If the folder is older than _LEFT_BEHIND_SECONDS, a later run
 #: removes the folder.
 _LEFT_BEHIND_SECONDS = 24 * 3600
-#: The error numbers of the system for a lock that another process has. If the system reports any other error number,
-#: the code assumes a file system without locks.
+#: The error numbers of the system for a lock that another process has. If the system reports an error number that
+#: is not in _HELD, the code assumes a file system without locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -50,9 +50,10 @@ def ensure_runtime(
 
     ``deadline`` is a value of ``time.monotonic``. If this machine has no permanent folder that only this user can
     change, the runtime is in a folder for this run only, and the function that removes the folder is passed to
-    ``at_end``. If this machine has no such permanent folder and ``at_end`` is None, raises EnvironmentFault. If
-    ``seals`` is false, the packages that only sealing needs are left out. Also raises EnvironmentFault for other
-    failures.
+    ``at_end``. If ``seals`` is false, the packages that only sealing needs are left out.
+
+    Raises EnvironmentFault if the runtime cannot be built or its folder cannot be used. If this machine has no
+    permanent folder that only this user can change, and ``at_end`` is None, raises EnvironmentFault, too.
     """
     lock = requirements.read_text(encoding="utf-8")
     if not seals:
@@ -161,7 +162,10 @@ def _open_lasting(folder: Path) -> Path:
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """Make a new private folder that no other user can replace. Call ``at_end`` with a function that removes it."""
+    """Make a new private folder that no other user can replace.
+
+    Call ``at_end`` with a function that removes the folder.
+    """
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):

@@ -43,9 +43,9 @@ def write_manifest(folder: Path) -> None:
 def find_damage(folder: Path) -> str | None:
     """Return the first difference between ``folder`` and its manifest, or None.
 
-    Every recorded file must exist unchanged. An added file is a difference, because an added module could replace a
-    module of the standard library. A file or folder that another user can change is a difference, even if the file is
-    bytecode.
+    Every recorded file must exist unchanged. An added file counts as a difference, because an added module could
+    replace a module of the standard library. If another user can change a file or folder, the file or folder counts as
+    a difference from the manifest, even if the file is bytecode.
     """
     try:
         recorded = json.loads(read_own(folder / MANIFEST, _LARGEST))

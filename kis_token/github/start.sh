@@ -1,4 +1,5 @@
-# This script finds a Python that can run the step, and replaces itself with that Python, so that Python gets signals.
+# This script finds a Python that can run the step. With exec, the script replaces itself with the Python that it found.
+# Because of exec, the runner's signals reach Python.
 #
 # A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
 # is too old or lacks a part of its library. Therefore the script checks a Python before the step uses this Python. If a
@@ -34,7 +35,7 @@ done
 tried=$unusable
 
 # Whether a path is the binary of a Python whose library is in ../lib, relative to the binary's folder. If the path is a
-# script, the answer is no.
+# script, is_installation returns 1, which means false.
 is_installation() {
   first=
   { IFS= read -r first < "$1"; } 2> /dev/null
@@ -98,8 +99,8 @@ try() {
   else
     probe "$@"
     if [ "$executable" ]; then
-      # If the command is a shim (a program that starts a Python), it has reported the Python's path. If is_installation
-      # accepts this path, start the Python without the shim.
+      # If the command is a shim (a program that starts a Python), `executable` is the path of the Python that the shim
+      # started. If is_installation accepts this path, start the Python without the shim.
       if is_installation "$executable"; then try "$executable"; fi
       become "$@"
     fi

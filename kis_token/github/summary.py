@@ -30,8 +30,8 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\
 #: An underscore after a letter begins no markup, so it is not escaped: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
 #: Matches the beginnings of words from which GitHub makes links and pictures: names of people and issues, :name:, and
-#: addresses. GitHub looks for these words after it has rendered the Markdown, so an escape in the Markdown does not
-#: prevent a link or a picture.
+#: addresses. GitHub makes these links and pictures after it has rendered the Markdown, so an escape in the Markdown
+#: does not prevent a link or a picture.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
 #: A zero-width space. If a name or an address contains a zero-width space, GitHub does not make a link from it.
 _NOTHING = "\u200b"
@@ -117,7 +117,10 @@ def sources_table(trace: Sequence[TraceEntry], source: str | None = None) -> lis
 
 
 def _bar(share: float) -> str:
-    """Return a bar of ``BAR`` characters. The fraction ``share`` is filled, or at least one if ``share`` is above 0."""
+    """Return a bar that shows the fraction ``share``. The constant `BAR` is the bar's length in characters.
+
+    If ``share`` is above 0, the bar has at least one filled character.
+    """
     filled = max(round(share * BAR), 1) if share else 0
     return "━" * filled + "┄" * (BAR - filled)
 

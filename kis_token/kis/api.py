@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from kis_token.kis.session import Credentials, Response, Session
     from kis_token.token import AppKey
 
-#: The time limits of a tokenP call and of a request for a quotation, in seconds. The limit for a quotation is shorter,
-#: because no token depends on the quotation.
+#: The time limits, in seconds, of a tokenP call and of a request for a quotation (a share's price). VERIFY_SECONDS is
+#: less than ISSUE_SECONDS, because no token depends on a quotation.
 ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
 #: The seconds of the caller's time that are kept for storing KIS's answer.
@@ -74,9 +74,9 @@ class KISIssuer:
         """Issue a token by exactly one tokenP call.
 
         ``now`` is used only if the answer has no readable expiry time. ``may_send`` is called immediately before the
-        request is sent, when the connection is ready. If ``may_send`` returns False, the method raises TooLate. After
-        TooLate, the method keeps the connection open. The time to open a new connection could have the effect that
-        ``may_send`` returns False in the next call, too.
+        request is sent, when the connection is ready. If ``may_send`` returns False, the method raises TooLate, and
+        keeps the connection open for the next call. To open a new connection, the next call would need more time,
+        and ``may_send`` could return False again.
 
         Raises IssuerRefused, IssuerRateLimited and IssuerOutage. ``sent`` of an IssuerOutage is True if KIS may have
         issued a token that was not received.
@@ -214,11 +214,11 @@ def rejects_token(answer: bytes) -> bool:
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Environment, now: datetime) -> Token:
     """Return the token of tokenP's answer.
 
-    The token's end is the earlier of two times: the end in the JWT's claims and ``access_token_token_expired`` (Korea
-    time). If neither the claims nor ``access_token_token_expired`` can be read, the end is ``now`` plus ``expires_in``.
-    The end is computed from ``expires_in`` only in this case: if KIS returns an older token again, it is unknown at
-    which time ``expires_in`` begins. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an
-    expired one.
+    The token's expiry time is the earlier of two times: the expiry time in the JWT's claims and
+    ``access_token_token_expired`` (Korea time). If neither the claims nor ``access_token_token_expired`` can be read,
+    the expiry time is ``now`` plus ``expires_in``. If one of the two times can be read, the expiry time does not depend
+    on ``expires_in``: KIS may return an older token again, and it is unknown at which time ``expires_in`` then begins.
+    Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):

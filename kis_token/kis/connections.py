@@ -43,9 +43,9 @@ class Exchange:
     """One request and its answer, through ``proxy`` if there is one.
 
     ``may_send`` is called immediately before the request is sent, when the connection is ready. If ``may_send`` returns
-    False, nothing is sent, ``was_late`` becomes True, and the answer has status 0. A connection that sent nothing can
-    be used again. If a connection fails and urllib3's error does not show the exact reason, ``trouble`` has this
-    reason.
+    False, nothing is sent, ``was_late`` becomes True, and the answer has status 0. If no request was sent over a
+    connection, the next request can use the connection. If a connection fails and urllib3's error does not show the
+    exact reason, ``trouble`` has this reason.
     """
 
     attempt: Attempt
@@ -71,7 +71,7 @@ _EXCHANGE: ContextVar[Exchange] = ContextVar("_EXCHANGE")
 
 
 def begin(exchange: Exchange) -> None:
-    """Let the next requests of this thread belong to ``exchange``."""
+    """Use ``exchange`` for the next requests of this thread."""
     _EXCHANGE.set(exchange)
 
 
@@ -127,8 +127,9 @@ class _Guarded(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether the connection can be used again."""
-        # If a connection has received data, urllib3 treats the connection as closed. But before the first request, a
-        # TLS connection may have received only session tickets, and can be used.
+        # If an idle connection has received data that nothing has read, urllib3 treats the connection as closed. But
+        # before the first request of a TLS connection, the received data may be only session tickets. A connection with
+        # only session tickets can be used.
         return super().is_connected or (self.sock is not None and self._is_unsent and self._is_open())
 
     def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's

@@ -145,7 +145,7 @@ class Session:
                 if len(body) > largest:
                     said = f"answered with more than {largest // 1024} KiB"
                     raise self._outage(said, "kis-answer-unusable", sent=True)
-            answer._content = bytes(body)  # noqa: SLF001 - the attribute in which requests keeps a body
+            answer._content = bytes(body)  # noqa: SLF001 - the package `requests` keeps a body in this attribute
             return answer
 
     def _find_proxy(self) -> Proxy | None:
@@ -194,7 +194,7 @@ def prepare(
 
 
 def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:
-    """Raise ValueError or TypeError if an argument may not be sent. The error names the argument, not its value."""
+    """Raise TypeError or ValueError if an argument has a wrong type or value. The error does not quote the value."""
     _check("method", method, _NAME, "the name of an HTTP method")
     _check("path", path, _PATH, "a path, which begins with one slash and has no '//', '@', '#', '\\' or blank")
     if not isinstance(headers, Mapping):

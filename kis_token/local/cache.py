@@ -26,7 +26,10 @@ LARGEST_FILE = 64 * 1024
 
 
 class FileCache:
-    """One token in one file. `read` also accepts the flat JSON file of programs for the guide in docs/migrating.md."""
+    """One token in one file.
+
+    `read` also accepts the flat JSON file of a program that follows the guide (docs/migrating.md).
+    """
 
     def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
         self._path = path
@@ -54,8 +57,8 @@ class FileCache:
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
         """Write ``token``. Raises CacheError.
 
-        If the cached token belongs to the same app key and ends later, it is kept, unless ``rejected_ids`` contains its
-        fingerprint.
+        If the cached token belongs to the app key of ``token`` and has a later expiry time, the cached token is kept.
+        But if ``rejected_ids`` contains the fingerprint of the cached token, ``token`` replaces the cached token.
         """
         with suppress(TokenError):
             kept = self.read()
@@ -63,8 +66,8 @@ class FileCache:
             if kept.value == token.value or (lasts and kept.token_id not in rejected_ids):
                 self._close_to_others()
                 return
-        # If the token was read from a sealed text, this text is written again. The text was sealed for the same slot,
-        # and to seal the token again would need a package.
+        # If the token was read from a sealed text, the same sealed text is written to the file. The sealed text is for
+        # the same slot. To seal the token again, the program would need a package.
         text = token.sealed_form
         if text is None:
             value = token.to_json(service_name=self._service_name)
@@ -82,7 +85,7 @@ class FileCache:
         The file of another user is not changed.
         """
         if not hasattr(os, "fchmod"):
-            return  # on Windows, modes do not show access
+            return  # on Windows, the mode of a file does not show which users have access
         with suppress(OSError), open(self._path, "rb", opener=open_itself) as file:
             os.fchmod(file.fileno(), 0o600)
 

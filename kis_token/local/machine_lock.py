@@ -35,7 +35,7 @@ class LocalMachine:
 
     @contextmanager
     def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
-        """Keep this machine's other callers from issuing for this app key without the store.
+        """In the block, no other caller on this machine can issue a token of this app key without the store.
 
         The system releases the lock when the process ends. Raises IssuanceError ``wait-too-long`` if another caller
         still has the lock after ``seconds``. Raises EnvironmentFault ``no-private-folder``.
@@ -65,7 +65,7 @@ class LocalMachine:
     def not_before(self, app_key_id: str) -> datetime | None:
         """Return the stored not-before time, or None if no such time is stored.
 
-        Before the not-before time, no caller on this machine calls KIS without the store.
+        The not-before time is the time before which no caller on this machine calls KIS without the store.
         """
         try:
             return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
@@ -86,7 +86,7 @@ class LocalMachine:
             raise EnvironmentFault("no-private-folder", message) from error
 
     def _mark(self, app_key_id: str) -> Path:
-        """Return the path of an empty file whose modification time is the not-before time.
+        """Return the path of an empty file whose modification time is the time that `hold_back` stores.
 
         Even a full disk can hold an empty file.
         """

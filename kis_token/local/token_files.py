@@ -75,11 +75,12 @@ class _Asked:
 
 
 def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
-    """Make the files of KIS's own samples: one file for each local day, with the token's end in local time.
+    """Make the files of KIS's own samples: one file for each local day, with the token's expiry time in local time.
 
-    KIS's samples compare the end in the file with local time without a zone. When clocks are set back, local time has
-    the same hour twice. If the clocks are set back within an hour after the token's expiry time, the end in the file is
-    an hour before the expiry time. Otherwise the samples would use the expired token when local time repeats the hour.
+    KIS's samples compare the expiry time in the file with local time without a zone. When clocks are set back, local
+    time has the same hour twice. If the clocks are set back within an hour after the token's expiry time, the time in
+    the file is an hour before the token's expiry time. If the file had the exact expiry time, KIS's samples would
+    use the expired token when local time has the same hour a second time.
     """
     expires_at = asked.token.expires_at
     valid = min(_local(expires_at), _local(expires_at + _HOUR) - _HOUR)
@@ -90,7 +91,10 @@ def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
-    """Make the file with KIS's answer for python-kis, which reads its account's file if ``keep_token`` is set."""
+    """Make the token file of python-kis, in the form of KIS's answer.
+
+    If ``keep_token`` is set, python-kis reads the token file of its account.
+    """
     if asked.app_key is None:
         raise KisTokenError(
             "missing-app-key", "python-kis's token file is named after app key and secret, which are unknown"

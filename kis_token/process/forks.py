@@ -1,4 +1,4 @@
-"""State that a fork must not copy: connections, locks, and unfinished imports.
+"""The state that a fork must not copy: connections, locks, and unfinished imports.
 
 A forked child has a copy of all memory, but only one thread. A forked child shares each connection with the parent, and
 would read the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. If
@@ -62,8 +62,9 @@ if hasattr(os, "register_at_fork"):
 def no_fork() -> Iterator[None]:
     """If another thread forks, make the fork wait for the end of the block. The block must be short.
 
-    Several threads can be in `no_fork` blocks at the same time. An import must be in a `no_fork` block. A call in which
-    OpenSSL holds locks (to make an SSL context, or for a TLS handshake) must also be in a `no_fork` block.
+    Several threads can be in `no_fork` blocks at the same time. If another thread may fork during an import, the import
+    must be in a `no_fork` block. A call in which OpenSSL holds locks (to make an SSL context, or for a TLS handshake)
+    must also be in a `no_fork` block.
     """
     _GATE.enter()
     try:

@@ -24,11 +24,11 @@ def interruptible(handler: Callable[..., object] = signal.default_int_handler) -
     Without this function, Python raises KeyboardInterrupt only for SIGINT. If SIGINT is ignored, Python never raises
     KeyboardInterrupt. A runner that was started by ``nohup ./run.sh &`` ignores SIGINT, and so do the runner's
     children. The end of the block restores the previous handlers. Outside of the main thread the block has no effect,
-    because only the main thread can set handlers.
+    because only the main thread can set signal handlers.
     """
     for name in filter(lambda name: hasattr(signal, name), _NAMES):
         number = getattr(signal, name)
-        with suppress(ValueError):  # only the main thread can set handlers
+        with suppress(ValueError):  # only the main thread can set signal handlers
             _BEFORE[number] = signal.signal(number, handler)
     try:
         yield

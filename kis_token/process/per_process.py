@@ -29,5 +29,6 @@ class PerProcess(Generic[_Value]):
         if value is None:
             value = self._values.setdefault(process, self._make())
             for other in set(self._values) - {process}:
-                self._values.pop(other, None)  # the value of the parent process refers to the parent's connections
+                # A value that the fork copied from the parent process refers to the parent's connections.
+                self._values.pop(other, None)
         return value

@@ -1,8 +1,8 @@
 """Clean the values that people paste: cut off quotes and other additions, and report values that cannot be right.
 
 All functions are pure: they read no environment and make no request. If a value with a fault has only one possible
-meaning, the value is corrected. If the meaning is not certain, the fault is returned as an error code and a message. No
-message quotes a secret.
+meaning, the value is corrected. If the meaning of a value is not certain, the fault is returned as an error code and a
+message. No message quotes a secret.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def unwrapped(text: str) -> str:
 def pasted(text: str) -> str:
     """Return a key or URL like `unwrapped`, but also cut off the texts that users often copy with a key or URL.
 
-    At the beginning, the function cuts off a variable's name or ``Bearer``. At the end, the function cuts off a
-    comment, a comma or an escaped line break. None of these texts can be a part of a key or URL.
+    At the beginning of ``text``, the function cuts off a variable's name or ``Bearer``. At the end of ``text``, the
+    function cuts off a comment, a comma or an escaped line break. No text that the function cuts off can be a part of a
+    key or URL.
     """
     while not _is_bare(text) and len(text) <= LONGEST_KEY:
         inner = _one_less(text)
@@ -101,12 +102,15 @@ def _without_comment(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether `pasted` certainly cuts nothing off ``text``. If ``text`` has "=" before its end, returns False."""
+    """Whether it is certain that the function `pasted` does not change ``text``.
+
+    If ``text`` has "=" before its end, returns False.
+    """
     return is_one_word(text) and not set(text.rstrip("=")) & set("=,;\\")
 
 
 def pasted_words(text: str) -> list[str]:
-    """Return the words of a setting with one value on each line. `pasted` cleans each line."""
+    """Return the words of ``text``, a setting that may have several lines. The function `pasted` cleans each line."""
     return [word for line in pasted(text).splitlines() for word in pasted(line).split()]
 
 

@@ -24,11 +24,12 @@ _JWT = r"(?a)[\w-]+\.[\w-]+\.[\w-]+=*"
 
 
 class SupabaseKey:
-    """A key of a Supabase project: ``gateway`` and ``bearer``. The two are equal in a key with write access.
+    """A key of a Supabase project: ``gateway`` and ``bearer``.
 
-    A read-only key has two different parts. Supabase's gateway reads the part ``gateway``, which is the public key.
-    PostgREST reads the part ``bearer``, which is a JWT of the role ``kis_token_reader``. For a read-only key, the
-    setting supabase-key contains ``gateway``, a space and ``bearer``. The repr does not show the key.
+    In a key with write access, ``gateway`` and ``bearer`` are equal. A read-only key has two different parts.
+    Supabase's gateway reads the part ``gateway``, which is the public key. PostgREST reads the part ``bearer``, which
+    is a JWT of the role ``kis_token_reader``. For a read-only key, the setting supabase-key contains ``gateway``, a
+    space and ``bearer``. The repr does not show the key.
     """
 
     # This class is not a dataclass, because each dataclass makes the fast path a millisecond slower.
@@ -74,7 +75,7 @@ def parse_url(text: str) -> str | None:
     if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
         return None
     try:
-        parts.hostname.encode("idna")  # If this encoding fails, a connection to the host fails, too.
+        parts.hostname.encode("idna")  # If the host's name cannot be encoded, a connection to the host fails.
     except UnicodeError:
         return None
     return re.sub(r"\.(?=:|\Z)", "", f"{parts.scheme}://{parts.netloc.lower()}")
@@ -150,8 +151,8 @@ def _find_shape_fault(url: str) -> str:
 def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
     """Check the value of supabase-key for the project at ``url``. Return the fault as code and message, or None.
 
-    ``words`` is the value, split at blanks. For a key with write access, the value has one word. For a read-only key,
-    the value has two words: the public key for the gateway, and a JWT with a role.
+    ``words`` is the value of supabase-key, split at blanks. A key with write access is one word. A read-only key is two
+    words: the public key for the gateway, and a JWT with a role.
     """
     if len(words) > 1 and _is_public(words[-1]):
         return "anon-supabase-key", "supabase-key is the project's public key"
@@ -189,7 +190,7 @@ def _find_key_defect(words: list[str], *, is_cloud: bool) -> str:
 
 
 def is_public_key(words: list[str]) -> bool:
-    """Whether ``words`` has only one word, which is a project's public key. A public key is no secret."""
+    """Whether ``words`` is a list of one word, and this word is a project's public key. A public key is no secret."""
     return len(words) == 1 and _is_public(words[0])
 
 

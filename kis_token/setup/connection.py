@@ -90,7 +90,10 @@ def dashboard_link(url: str, page: str) -> str | None:
 
 
 def _complete(setup: Setup, wrong: set[str]) -> Settings:
-    """Ask for the settings that are missing, invalid or ``wrong``, and return all settings. Raises SettingsError."""
+    """Ask for each setting that is missing or invalid, and return all settings. Raises SettingsError.
+
+    Also ask for the URL or the key if ``wrong`` contains an error code of the URL or of the key.
+    """
     while True:
         try:
             settings = setup.settings()

@@ -38,7 +38,7 @@ class Setup:
     answers: dict[str, str] = field(default_factory=dict, repr=False)
 
     def settings(self, **answers: str) -> Settings:
-        """Read the settings from the variables and from all answers so far. ``answers`` take precedence.
+        """Read the settings from the variables and from the user's answers so far. ``answers`` take precedence.
 
         The keyword arguments ``answers`` have the names of the action's inputs. Raises SettingsError.
         """

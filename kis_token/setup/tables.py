@@ -47,7 +47,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """The missing parts of the project: ``what`` describes them to users, and ``sql`` is the SQL that adds them."""
+    """The missing parts of the project: ``what`` describes the parts to users, and ``sql`` adds the parts."""
 
     what: str
     sql: str
@@ -69,7 +69,7 @@ def find_lacking(store: SupabaseStore, service_name: str, access: Access | None)
 
 
 def wait_until_complete(look: Callable[[], Lacking | None], clock: Clock) -> None:
-    """Call ``look`` every few seconds until the project lacks no part. A short outage does not end the wait.
+    """Call ``look`` every few seconds until ``look`` returns None. A short outage does not end the wait.
 
     Raises StoreMisconfigured ``store-table-missing`` after half an hour.
     """
@@ -102,7 +102,10 @@ def _is_current(store: SupabaseStore, service_name: str) -> bool:
 
 
 def _is_listed(store: SupabaseStore, access: Access) -> bool:
-    """Whether the database lists the caller in ``access`` with all its events, and has all keys of its issuer."""
+    """Whether the list of callers has ``access.caller`` with each of the caller's events.
+
+    If the database lacks a key in ``access.published``, returns False.
+    """
     caller = access.caller
     try:
         found = list_callers(store, caller.audience, only=caller.service_name)

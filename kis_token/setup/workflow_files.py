@@ -15,13 +15,14 @@ from kis_token.errors import EnvironmentFault
 if TYPE_CHECKING:
     from kis_token.config import Settings
 
-#: The file names of the workflows in the repository. Each workflow has two examples. The first example is for a
-#: repository that stores no key, and the second example is for a repository that stores a key.
+#: The file names of the workflows in the repository. For each workflow, there are two example files. The first
+#: file is for a repository that stores no key, and the second file is for a repository that stores a key.
 EXAMPLES = {
     "quote.yml": ("quote.yml", "quote-with-secret.yml"),
     "rotate-token.yml": ("rotate-token.yml", "rotate-token-with-secret.yml"),
 }
-#: If the slot is not the default slot, `_for_slot` inserts the environment and the slot after the line _STEP or _CALL.
+#: If the slot is not the default slot, `_for_slot` inserts the environment and the slot into the example file: after
+#: the text _CALL or, if the file has no text _CALL, after the text _STEP.
 _STEP = "        with:\n"
 _CALL = "/.github/workflows/rotate-token.yml@v1\n"
 
@@ -52,7 +53,8 @@ class WorkflowFile:
         """Write the file, and make missing folders. Raises EnvironmentFault."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # If the path is a link to a missing file, the mode "xb" fails: the link may lead to any place.
+            # If the path is a link to a missing file, the mode "xb" makes `open` fail. Without this failure, `open`
+            # would make a file at the link's target, which may be outside the repository.
             with self.path.open("wb" if self.path.exists() else "xb") as file:
                 file.write(self.text.encode())
         except OSError as error:
@@ -69,7 +71,10 @@ def examples_folder() -> Path:
 
 
 def workflow_files(directory: Path, settings: Settings, *, with_secret: bool) -> list[WorkflowFile]:
-    """Return the workflows to write into the repository in ``directory``. They use the settings' environment and slot."""
+    """Return the workflows to write into the repository in ``directory``.
+
+    The workflows use the environment and the slot of ``settings``.
+    """
     folder, texts = directory / ".github" / "workflows", examples_folder()
     return [
         WorkflowFile(folder / name, _for_slot((texts / examples[with_secret]).read_text(encoding="utf-8"), settings))
