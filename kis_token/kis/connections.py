@@ -108,7 +108,7 @@ class _Kept(deque[Any]):
 
 
 class _Answer(FinalResponse):
-    """An answer that drops the headers that cannot be parsed, so that urllib3 does not log these headers."""
+    """A response without its unparsable headers, because urllib3 would log these headers."""
 
     def begin(self) -> None:
         super().begin()
@@ -190,7 +190,7 @@ class _Guarded(HTTPConnection):
 
 
 def _trouble(error: ssl.SSLError | NoTrust | ProxyFault) -> Trouble:
-    """Return the reason for ``error`` as a predefined text. Only the texts of this project's own errors are quoted."""
+    """Return the reason for ``error``. The text of ``error`` is included only if this project wrote the text."""
     if isinstance(error, ProxyFault):
         return Trouble("proxy-unusable", f"cannot be asked: {error}", error.is_lasting)
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):

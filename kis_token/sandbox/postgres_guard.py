@@ -107,7 +107,7 @@ def temporary_folder(parent: str | None) -> Iterator[Path]:
 
 
 def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
-    """Return ``binaries``, or a copy if ``account`` cannot read them, for example in root's home folder."""
+    """Return ``binaries``. If the user ``account`` cannot read them, make a copy and return the copy."""
     binaries = binaries.resolve()  # an unreadable folder may contain a symbolic link to readable files
     if open_to_others(binaries / "postgres"):
         return binaries
