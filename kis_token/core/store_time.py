@@ -24,7 +24,7 @@ class StoreTime:
         self._rejected_ids: frozenset[str] = frozenset()
 
     def note(self, begun: Begun) -> None:
-        """Keep the time and the rejected tokens of an answer that has just arrived."""
+        """Remember the store's time and the rejected tokens that an answer of this moment contains."""
         self._times = begun.server_now, self._clock.now()
         self._rejected_ids |= begun.rejected_token_ids
 

@@ -35,7 +35,7 @@ _NAMES = {
 
 
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the secrets in ``env`` that the log must mask. The settings in ``env`` may be invalid.
+    """Return the secrets in ``env`` that the log must mask. The function also accepts invalid settings.
 
     The result has each secret as it was given. If the function `pasted` cleans a secret, the result also has the
     cleaned secret.

@@ -104,7 +104,7 @@ def _is_current(store: SupabaseStore, service_name: str) -> bool:
 def _is_listed(store: SupabaseStore, access: Access) -> bool:
     """Whether the list of callers has ``access.caller`` with each of the caller's events.
 
-    If the database lacks a key in ``access.published``, returns False.
+    If the database lacks any key of the list ``access.published``, returns False.
     """
     caller = access.caller
     try:
