@@ -28,8 +28,8 @@ ROUNDS = 9
 _SHELL = ("sh", "-e", "-c", 'exec "$@"', "sh")
 
 _IMPORTS = f"import {', '.join(ASKED)}; "
-#: The context of a step on a machine with a prepared folder of certificates: OpenSSL reads each certificate when it needs
-#: the certificate.
+#: The context of a step on a machine with a prepared folder of certificates. OpenSSL reads a certificate of this folder
+#: when it needs the certificate.
 _CONTEXT = "ssl.create_default_context(capath=ssl.get_default_verify_paths().openssl_capath)"
 _CONNECTED = (
     f"c = http.client.HTTPSConnection(urllib.parse.urlsplit(os.environ['SUPABASE_URL']).netloc, context={_CONTEXT});"
