@@ -31,9 +31,12 @@ DAY = 24 * 3600
 #: attack.
 CLAIMED: dict[str, tuple[dict[str, object], str]] = {
     "another repository of the owner": ({"repository": "acme/other", "repository_id": "75"}, "KTA04"),
-    "a repository that was renamed, and its name registered anew": ({"repository_id": "990"}, "KTA04"),
-    "a repository that moved to another owner": ({"repository_owner_id": "66"}, "KTA04"),
-    "an owner's name registered anew": ({"repository_owner_id": "991", "repository_id": "992"}, "KTA04"),
+    "the repository was renamed, and an attacker registers its old name": ({"repository_id": "990"}, "KTA04"),
+    "the repository moved to another owner": ({"repository_owner_id": "66"}, "KTA04"),
+    "the owner was renamed, and an attacker registers the owner's old name": (
+        {"repository_owner_id": "991", "repository_id": "992"},
+        "KTA04",
+    ),
     "a fork": (
         {"repository": "mallory/bot", "repository_id": "76", "repository_owner_id": "67", "event_name": "push"},
         "KTA04",
@@ -75,10 +78,13 @@ CLAIMED: dict[str, tuple[dict[str, object], str]] = {
     "a list with the right audience": ({"aud": [PROJECT]}, "KTA02"),
     "a list with two audiences": ({"aud": [PROJECT, "https://github.com/acme"]}, "KTA02"),
     "the audience with a slash": ({"aud": f"{PROJECT}/"}, "KTA02"),
-    "another issuer": ({"iss": "https://evil.example"}, "KTA01"),
-    "the issuer of another enterprise": ({"iss": "https://token.actions.githubusercontent.com/mallory"}, "KTA01"),
-    "ids as numbers": ({"repository_id": 74}, "KTA04"),
-    "ids as a list": ({"repository_id": ["74"]}, "KTA04"),
+    "an ID token whose `iss` is not the issuer in the job's row": ({"iss": "https://evil.example"}, "KTA01"),
+    "an ID token of the issuer of another GitHub enterprise": (
+        {"iss": "https://token.actions.githubusercontent.com/mallory"},
+        "KTA01",
+    ),
+    "the right ids as JSON numbers": ({"repository_id": 74}, "KTA04"),
+    "the right ids in a JSON list": ({"repository_id": ["74"]}, "KTA04"),
 }
 
 #: For each attack: the times of a signed token in seconds from now, and the SQLSTATE that ends the attack.
