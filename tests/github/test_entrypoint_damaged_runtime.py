@@ -74,11 +74,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "source cut": lambda runtime: os.truncate(own(runtime / "requests" / "models.py"), 100),
     "compiled file cut": cut_compiled,
     "bytecode spoilt, loaded at once": lambda runtime: spoil_bytecode(runtime, "actions_toolkit/core.py"),
-    "bytecode spoilt, loaded to lock": lambda runtime: spoil_bytecode(runtime, "filelock/__init__.py"),
     "bytecode spoilt, loaded to issue": lambda runtime: spoil_bytecode(runtime, "requests/sessions.py"),
     "bytecode cut, loaded to issue": lambda runtime: cut_bytecode(runtime, "requests/sessions.py"),
     "source spoilt, loaded at once": lambda runtime: spoil_source(runtime, "actions_toolkit/core.py"),
-    "source spoilt, loaded to lock": lambda runtime: spoil_source(runtime, "filelock/__init__.py"),
 }
 
 
@@ -94,6 +92,22 @@ def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runn
     assert find_damage(runner.runtime) is None
     assert sandbox.kis.counts("production").calls == 1
     assert "Traceback" not in ended.log
+
+
+def test_a_package_for_issuing_without_the_store_is_installed_anew(
+    sandbox: Sandbox, runner: Runner, tmp_path: Path
+) -> None:
+    """If Supabase does not answer and filelock cannot be loaded, the packages are installed again. One token is issued."""
+    spoil_bytecode(runner.runtime, "filelock/__init__.py")
+    account = sandbox.kis.accounts["production"][0]
+    inputs = inputs_of(sandbox, app_key=account.app_key, app_secret=account.app_secret, timeout="30s")
+    sandbox.supabase.stop()
+
+    ended = run_step(inputs, tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 1
+    assert sandbox.kis.counts("production").calls == 1
 
 
 def rename_compiled(runtime: Path) -> None:
