@@ -94,13 +94,14 @@ def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runn
     assert "Traceback" not in ended.log
 
 
+@pytest.mark.matrix
 def test_a_package_for_issuing_without_the_store_is_installed_anew(
     sandbox: Sandbox, runner: Runner, tmp_path: Path
 ) -> None:
-    """If Supabase does not answer and filelock cannot be loaded, the packages are installed again. One token is issued."""
+    """If the store is down and filelock cannot be loaded, the packages are installed again. One token is issued."""
     spoil_bytecode(runner.runtime, "filelock/__init__.py")
     account = sandbox.kis.accounts["production"][0]
-    inputs = inputs_of(sandbox, app_key=account.app_key, app_secret=account.app_secret, timeout="30s")
+    inputs = inputs_of(sandbox, app_key=account.app_key, app_secret=account.app_secret, timeout="40s")
     sandbox.supabase.stop()
 
     ended = run_step(inputs, tmp_path / "job", runner.env)
