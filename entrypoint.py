@@ -366,7 +366,7 @@ def leave(status: int) -> NoReturn:
 
     Python's clean-up of all modules would take a twelfth of the fast path's time.
     """
-    if gc.isenabled():
+    if gc.isenabled():  # only the fast path runs without the collector
         sys.exit(status)
     try:
         for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -198,6 +198,18 @@ def test_emulated_kis_has_the_facts_of_the_program() -> None:
     assert timedelta(seconds=kis_rules.LONGEST_LIFE_SECONDS) == memory_rows.LONGEST_LIFE
 
 
+def test_words_of_the_settings_are_those_of_their_types() -> None:
+    """The types of config.py exist for type checkers alone. Each tuple of words has exactly the words of its type."""
+    source = Path(config.__file__).read_text(encoding="utf-8")
+    types = dict(re.findall(r"^    (\w+) = Literal(\[.*\])$", source, re.MULTILINE))
+    words = {
+        "Environment": config.ENVIRONMENTS,
+        "Mode": config.MODES,
+        "StoreOutagePolicy": config.STORE_OUTAGE_POLICIES,
+    }
+    assert {name: tuple(ast.literal_eval(text)) for name, text in types.items()} == words
+
+
 def test_shell_and_python_have_the_same_words() -> None:
     """start.sh reads and writes the words that entrypoint.py names, and both show the remedy of errors.py."""
     written = set(re.findall(r"--[a-z]+(?==)", START))

@@ -56,7 +56,6 @@ FAST = (
     "core.retry",
     "core.rotation",
     "local",
-    "local.private_folders",
     "local.private_files",
     "local.cache",
     "local.token_files",

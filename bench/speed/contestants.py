@@ -107,12 +107,13 @@ class Course:
         known = os.environ.get("SSL_CERT_FILE") or certifi.where()
         certificate = Path(self.variables.pop("CERTIFICATE"))
         bundle.write_bytes(Path(known).read_bytes() + certificate.read_bytes())
-        self._is_in_system = system_certificates.add(certificate)
+        #: Whether the servers' certificate is in the system's folder. If not, variables name the certificate.
+        self.is_in_system = system_certificates.add(certificate)
         return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"{bundle}")
 
     def _without_variables(self, env: dict[str, str]) -> dict[str, str]:
         """Return ``env`` without the variables that name certificates, if the system's certificates are enough."""
-        return system_certificates.without_variables(env) if self._is_in_system else env
+        return system_certificates.without_variables(env) if self.is_in_system else env
 
     def _path(self) -> str:
         """Return a PATH without uv, and with a python3 that is not a shim, because a shim takes additional time."""

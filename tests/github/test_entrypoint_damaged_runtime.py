@@ -95,11 +95,12 @@ def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runn
 
 
 @pytest.mark.matrix
+@pytest.mark.parametrize("spoil", [spoil_bytecode, spoil_source])
 def test_a_package_for_issuing_without_the_store_is_installed_anew(
-    sandbox: Sandbox, runner: Runner, tmp_path: Path
+    sandbox: Sandbox, runner: Runner, tmp_path: Path, spoil: Callable[[Path, str], None]
 ) -> None:
     """If the store is down and filelock cannot be loaded, the packages are installed again. One token is issued."""
-    spoil_bytecode(runner.runtime, "filelock/__init__.py")
+    spoil(runner.runtime, "filelock/__init__.py")
     account = sandbox.kis.accounts["production"][0]
     inputs = inputs_of(sandbox, app_key=account.app_key, app_secret=account.app_secret, timeout="40s")
     sandbox.supabase.stop()
@@ -108,7 +109,9 @@ def test_a_package_for_issuing_without_the_store_is_installed_anew(
 
     assert_succeeded(ended, "oauth")
     assert runner.builds == 1
+    assert find_damage(runner.runtime) is None
     assert sandbox.kis.counts("production").calls == 1
+    assert "Traceback" not in ended.log
 
 
 def rename_compiled(runtime: Path) -> None:
