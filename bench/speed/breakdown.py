@@ -32,7 +32,8 @@ _IMPORTS = f"import {', '.join(ASKED)}; "
 #: folder when it needs the certificate. If variables name certificates, OpenSSL reads all certificates.
 _AS_NEEDED = "ssl.create_default_context(capath=ssl.get_default_verify_paths().openssl_capath)"
 _ALL = "ssl.create_default_context()"
-_CONNECTED = "c = http.client.HTTPSConnection(urllib.parse.urlsplit(os.environ['SUPABASE_URL']).netloc, context=t); c.connect(); "
+_ADDRESS = "urllib.parse.urlsplit(os.environ['SUPABASE_URL']).netloc"
+_CONNECTED = f"c = http.client.HTTPSConnection({_ADDRESS}, context=t); c.connect(); "
 _ASKED = (
     "k = os.environ['SUPABASE_SERVICE_ROLE_KEY'];"
     " c.request('GET', '/rest/v1/api_credentials?select=credential_type,credential_value,expires_at,version"
