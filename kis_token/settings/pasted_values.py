@@ -87,6 +87,9 @@ def _one_less(text: str) -> str:
     text = _trimmed(text)
     assignment = re.fullmatch(_ASSIGNMENT, text)
     if assignment is not None and re.search(_NAME_WORD, assignment["name"]):
+        # The base64 of an encryption key can look like a name with "=". If other keys follow, the first key is no name.
+        if parse_encryption_key(text.split(maxsplit=1)[0]) is not None:
+            return text
         return assignment["value"]
     inner = _unquoted(text)
     if inner == text:

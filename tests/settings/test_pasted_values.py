@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from kis_token.config import KIS_HOSTS, Settings
 from kis_token.errors import SettingsError
 from kis_token.settings.environment import secrets_in
-from kis_token.settings.pasted_values import is_masked, is_one_word, is_placeholder, pasted, unwrapped
+from kis_token.settings.pasted_values import (
+    is_masked,
+    is_one_word,
+    is_placeholder,
+    parse_encryption_key,
+    pasted,
+    pasted_words,
+    unwrapped,
+)
 from kis_token.settings.supabase_project import parse_host_url, parse_project_url
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 
@@ -368,3 +376,31 @@ def test_a_word_has_no_quotes() -> None:
         True,
         *[False] * 4,
     ]
+
+
+#: Encryption keys whose base64 looks like a variable's name with "=".
+LIKE_A_NAME = (
+    "_03niUrLOT4HTlIAxsdJrdrX8bMfcT_SQvT5_o2Fgp8=",
+    "KeyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-SEc=",
+    "kis_token_secret_url_app_supabase_key_00000=",
+)
+
+
+@pytest.mark.parametrize("between", ["\n", "\r\n", " ", "\n\n"])
+@pytest.mark.parametrize("first", LIKE_A_NAME)
+def test_no_encryption_key_is_taken_for_a_name(first: str, between: str) -> None:
+    """If an encryption key looks like a variable's name, the setting still has all of its keys."""
+    second = "8jU0zIqepddVRzXpd7X5royIy7R-LsLITZCpko7Ct50="
+
+    assert pasted_words(f"{first}{between}{second}") == [first, second]
+    assert pasted_words(f"KIS_TOKEN_ENCRYPTION_KEY={first}{between}{second}") == [first, second]
+    assert pasted_words(first) == [first]
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=3))
+def test_any_encryption_keys_are_read(keys: list[bytes]) -> None:
+    """All keys of the setting are read, in their order, whatever the base64 of a key looks like."""
+    text = "\n".join(base64.urlsafe_b64encode(key).decode() for key in keys)
+
+    assert [parse_encryption_key(word) for word in pasted_words(text)] == keys
